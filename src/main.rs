@@ -1,0 +1,2 @@
+//! The program: arguments, logging, dispatch, error chain, exit code.
+fn main() {}

@@ -1,0 +1,62 @@
+//! Identifiers: of nodes, index incarnations, sequences and lanes.
+
+use std::fmt;
+
+/// A member of the cluster. Random, made when the node is initialised or joins, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{:x}", self.0)
+    }
+}
+
+/// One life of an index: random, made with the index. A cursor is only valid for the incarnation
+/// it was made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct Incarnation(pub u64);
+
+/// A node's counter over its index changes, per mount. Strictly increasing, with gaps.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
+pub struct Sequence(pub u64);
+
+/// In which stream a record is announced. Lower is sent first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[repr(u8)]
+pub enum Lane {
+    /// Classes `config` and `flag`.
+    Urgent = 0,
+    /// Classes `release` and `barrier`.
+    Release = 1,
+    /// Classes `precious` and `normal`.
+    Normal = 2,
+    /// Class `derived`.
+    Derived = 3,
+    /// Records this node learned from a peer: they heal partial partitions through a third node.
+    Forward = 4,
+}
+
+impl Lane {
+    /// Every lane, in order of priority.
+    pub const ALL: [Self; 5] =
+        [Self::Urgent, Self::Release, Self::Normal, Self::Derived, Self::Forward];
+
+    /// The lane with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// The lane's number on the wire and in the index.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}

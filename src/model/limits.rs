@@ -1,0 +1,56 @@
+//! Named limits: every queue, message, batch and retry has one here.
+//!
+//! Each is a plain number with its unit in its name and the reason beside it.
+
+/// Bytes of a path below a mount. Longer than PATH_MAX (4,096), because trees made with relative
+/// calls may be deeper; bounded, because a peer sends paths.
+pub const PATH_BYTES_MAX: usize = 32 << 10;
+
+/// Bytes of one name: what Linux file systems accept.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a symbolic link's target: PATH_MAX, which Linux enforces.
+pub const SYMLINK_BYTES_MAX: usize = 4096;
+
+/// Extended attributes of one entry, in bytes of names and values together: what one ext4 inode
+/// and its block hold, with room for xfs.
+pub const XATTR_BYTES_MAX: usize = 256 << 10;
+
+/// Nodes in a cluster; sizes version vectors that come from outside.
+pub const NODES_MAX: usize = 64;
+
+/// Content up to this many bytes travels inside its announcement.
+pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of one frame on the wire, length prefix excluded.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of inline content in one announcement message.
+pub const ANNOUNCE_BYTES_MAX: usize = 2 << 20;
+
+/// Records in one announcement message.
+pub const ANNOUNCE_RECORDS_MAX: usize = 1024;
+
+/// Records decided for and not applied yet, per mount; beyond it bulk lanes are not read.
+pub const WANTS_MAX: usize = 16_384;
+
+/// Paths the engine remembers as changed, per mount, before it asks for a scan instead.
+pub const DIRTY_MAX: usize = 65_536;
+
+/// Reads handed out at a time, per mount.
+pub const READS_IN_FLIGHT_MAX: usize = 512;
+
+/// Contents fetched at a time, per mount.
+pub const FETCHES_IN_FLIGHT_MAX: usize = 32;
+
+/// Applies in one group: one durability point.
+pub const APPLY_GROUP_MAX: usize = 1024;
+
+/// Bytes of inline content kept in memory for records that cannot be applied yet, per mount.
+pub const SHELF_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes read or sent at a time of a large file.
+pub const CONTENT_BUFFER_BYTES: usize = 256 << 10;
+
+/// Problems listed per mount; more are counted only.
+pub const PROBLEMS_MAX: usize = 1000;

@@ -381,7 +381,11 @@ mod tests {
     fn check(pattern: &str, yes: &[&str], no: &[&str]) {
         let policy = policy(&[(pattern, Class::Flag)]);
         for p in yes {
-            assert_eq!(Class::Flag, policy.class(&path(p.as_bytes())), "{pattern} should match {p}");
+            assert_eq!(
+                Class::Flag,
+                policy.class(&path(p.as_bytes())),
+                "{pattern} should match {p}"
+            );
         }
         for p in no {
             assert_eq!(Class::Normal, policy.class(&path(p.as_bytes())), "{pattern} matches {p}");

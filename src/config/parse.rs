@@ -260,7 +260,7 @@ fn parse_path<'i>(
     if text.value.is_empty() || text.value.contains('\0') {
         return Err(text.error(format!("is {:?}", text.value), "allowed: a path"));
     }
-    let folder = around.file.parent().unwrap_or(Path::new("/"));
+    let folder = around.file.parent().unwrap_or_else(|| Path::new("/"));
     // Collected anew, for `components` drops `.` and doubled slashes.
     Ok(text.with(folder.join(&text.value).components().collect()))
 }

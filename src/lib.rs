@@ -4,5 +4,6 @@
 //! enforces it). What happens when a file changes is told in [`engine`].
 
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod model;

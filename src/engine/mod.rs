@@ -1,0 +1,2 @@
+//! engine
+pub mod clock; pub mod fingerprint; pub mod reconcile;

@@ -5,5 +5,3 @@
 
 pub mod engine;
 pub mod model;
-
-

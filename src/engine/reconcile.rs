@@ -109,13 +109,8 @@ mod tests {
         seen.add(stamp);
         let mut all = vector(&stamps(parts.next().unwrap_or_default()));
         all.merge(&seen);
-        let meta = Meta {
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            mtime: Mtime::default(),
-            xattrs: Xattrs::new(),
-        };
+        let meta =
+            Meta { mode: 0o644, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Xattrs::new() };
         let file = |name: &str| Kind::File {
             size: 1,
             content: ContentId::of(name.as_bytes()),

@@ -1,0 +1,495 @@
+//! Says which class a path falls under, and what that class means.
+//!
+//! In: rules (a pattern and a class each, in order) and the settings of each class. Out: the class
+//! of a path, its settings, its lane. Pure: asked for every event, so it allocates little and
+//! remembers nothing.
+//!
+//! **Patterns** are gitignore-style globs over the bytes of a path relative to its mount:
+//! - without a slash (a trailing one does not count) a pattern matches at any depth; with one it
+//!   starts at the mount's root. A leading slash means the root, too.
+//! - `*` and `?` stop at a slash, `**` does not; `[a-z]` and `{a,b}` choose; `\` takes the next
+//!   character as it is. `?` and `[a-z]` are about bytes.
+//! - a pattern that matches a directory matches everything below it.
+//!
+//! **The first rule that matches wins.** One thing stands above the order: what is below a `local`
+//! directory is `local`, because nobody lists or watches there. `.trefoil` at the root is always
+//! `local`, the root itself never.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::model::{Lane, RelPath};
+
+/// The directory at a mount's root that belongs to trefoil.
+pub const OWN_DIR: &[u8] = b".trefoil";
+
+/// Bytes of a pattern: longer than any meant by a person, short enough to compile at once.
+pub const PATTERN_BYTES_MAX: usize = 1024;
+
+/// Rules of one policy, presets included.
+pub const RULES_MAX: usize = 1024;
+
+/// What a path is to the application, and so how it is mirrored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// Small files that steer the application, such as `env.php`: first, and never emptied rashly.
+    Config = 0,
+    /// Files that mean something by being there, such as a maintenance flag: first.
+    Flag = 1,
+    /// Visible on a peer only after everything its origin finished before it.
+    Barrier = 2,
+    /// What a deployment writes.
+    Release = 3,
+    /// Originals that nobody can make again.
+    Precious = 4,
+    /// Everything that has no other class.
+    Normal = 5,
+    /// What the application makes anew when it is missing.
+    Derived = 6,
+    /// Not mirrored.
+    Local = 7,
+}
+
+impl Class {
+    /// Every class, in the order of [`Class::number`].
+    pub const ALL: [Self; 8] = [
+        Self::Config,
+        Self::Flag,
+        Self::Barrier,
+        Self::Release,
+        Self::Precious,
+        Self::Normal,
+        Self::Derived,
+        Self::Local,
+    ];
+
+    /// The name used in the configuration and in every output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Flag => "flag",
+            Self::Barrier => "barrier",
+            Self::Release => "release",
+            Self::Precious => "precious",
+            Self::Normal => "normal",
+            Self::Derived => "derived",
+            Self::Local => "local",
+        }
+    }
+
+    /// The class's place in [`Class::ALL`].
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A word that names no class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a class; allowed: config, flag, barrier, release, precious, normal, derived, local")]
+pub struct UnknownClass;
+
+impl FromStr for Class {
+    type Err = UnknownClass;
+
+    fn from_str(name: &str) -> Result<Self, UnknownClass> {
+        Self::ALL.into_iter().find(|class| class.name() == name).ok_or(UnknownClass)
+    }
+}
+
+/// What a class means for the paths under it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClassSettings {
+    /// How long a file that is still open for writing, or whose writer was not seen closing it,
+    /// must be quiet before it is read.
+    pub settle: Duration,
+    /// Whether the loser of concurrent edits goes to the conflict store; otherwise it is dropped.
+    pub keep_losers: bool,
+    /// How long deleted and overwritten content stays in the trash; nothing: not kept.
+    pub trash: Option<Duration>,
+    /// How long a file that was emptied is held and looked at again before that spreads; nothing:
+    /// not held.
+    pub emptied_hold: Option<Duration>,
+    /// Deletes by one origin that pass without being held for approval; nothing: any number.
+    pub delete_budget: Option<u64>,
+    /// Whether snapshots take it.
+    pub snapshot: bool,
+}
+
+impl ClassSettings {
+    /// What a class means unless the configuration says otherwise.
+    #[must_use]
+    pub const fn default_of(class: Class) -> Self {
+        const WEEK: Duration = Duration::from_hours(7 * 24);
+        let settle = match class {
+            Class::Config | Class::Flag | Class::Barrier => Duration::from_millis(50),
+            Class::Release => Duration::from_millis(200),
+            Class::Precious | Class::Normal | Class::Derived | Class::Local => {
+                Duration::from_secs(1)
+            }
+        };
+        let (trash, emptied_hold) = match class {
+            Class::Config => (Some(WEEK), Some(Duration::from_secs(5))),
+            Class::Precious | Class::Normal => (Some(WEEK), None),
+            _ => (None, None),
+        };
+        Self {
+            settle,
+            keep_losers: !matches!(class, Class::Derived),
+            trash,
+            emptied_hold,
+            delete_budget: None,
+            snapshot: !matches!(class, Class::Flag | Class::Derived | Class::Local),
+        }
+    }
+}
+
+/// The settings of every class.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClassTable([ClassSettings; Class::ALL.len()]);
+
+impl Default for ClassTable {
+    fn default() -> Self {
+        Self(Class::ALL.map(ClassSettings::default_of))
+    }
+}
+
+impl ClassTable {
+    /// The settings of a class.
+    #[must_use]
+    pub fn get(&self, class: Class) -> &ClassSettings {
+        &self.0[usize::from(class.number())]
+    }
+
+    /// The settings of a class, to change them.
+    pub fn get_mut(&mut self, class: Class) -> &mut ClassSettings {
+        &mut self.0[usize::from(class.number())]
+    }
+}
+
+/// A glob that was checked; see the module's header for what it matches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pattern(Box<str>);
+
+/// Why text is not a pattern, or rules are not a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Nothing, or only a slash.
+    #[error("pattern is empty")]
+    Empty,
+    /// Longer than [`PATTERN_BYTES_MAX`].
+    #[error("pattern is longer than {PATTERN_BYTES_MAX} bytes")]
+    TooLong,
+    /// Starts with `!`, which gitignore reads as "not".
+    #[error("pattern starts with `!`; put a rule with another class before this one instead")]
+    Negated,
+    /// An empty, `.` or `..` component, or a NUL: no path has one.
+    #[error("pattern has an empty, `.` or `..` component or a NUL and can match nothing")]
+    Component,
+    /// Not a glob.
+    #[error("pattern is not a glob: {0}")]
+    Glob(String),
+    /// More than [`RULES_MAX`] rules.
+    #[error("more than {RULES_MAX} rules")]
+    TooMany,
+}
+
+impl Pattern {
+    /// Parses a glob.
+    ///
+    /// # Errors
+    /// [`PatternError`], when the text is no glob or can match nothing.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if text.len() > PATTERN_BYTES_MAX {
+            return Err(PatternError::TooLong);
+        }
+        if text.starts_with('!') {
+            return Err(PatternError::Negated);
+        }
+        let body = text.strip_prefix('/').unwrap_or(text);
+        let body = body.strip_suffix('/').unwrap_or(body);
+        if body.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if body.contains('\0') || body.split('/').any(|c| matches!(c, "" | "." | "..")) {
+            return Err(PatternError::Component);
+        }
+        let pattern = Self(text.into());
+        let mut set = GlobSetBuilder::new();
+        pattern.add_to(&mut set).map_err(|e| PatternError::Glob(e.kind().to_string()))?;
+        set.build().map_err(|e| PatternError::Glob(e.kind().to_string()))?;
+        Ok(pattern)
+    }
+
+    /// The text it was parsed from.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Adds two globs: what is named, and everything below it.
+    fn add_to(&self, set: &mut GlobSetBuilder) -> Result<(), globset::Error> {
+        let text = self.0.strip_suffix('/').unwrap_or(&self.0);
+        let anchored = match text.strip_prefix('/') {
+            Some(rest) => rest.to_owned(),
+            None if text.contains('/') || text == "**" => text.to_owned(),
+            None => format!("**/{text}"),
+        };
+        for glob in [&anchored, &format!("{anchored}/**")] {
+            let mut builder = GlobBuilder::new(glob);
+            builder.literal_separator(true).backslash_escape(true).empty_alternates(true);
+            set.add(builder.build()?);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The classes of one mount's paths.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    rules: Vec<(Pattern, Class)>,
+    /// Two globs a rule, in the order of the rules.
+    globs: GlobSet,
+    settings: ClassTable,
+}
+
+impl Policy {
+    /// A policy of these rules; the first that matches a path gives its class, and what no rule
+    /// matches is `normal`.
+    ///
+    /// # Errors
+    /// [`PatternError`], when the rules are too many or too large together.
+    pub fn new(rules: Vec<(Pattern, Class)>, settings: ClassTable) -> Result<Self, PatternError> {
+        if rules.len() > RULES_MAX {
+            return Err(PatternError::TooMany);
+        }
+        let mut set = GlobSetBuilder::new();
+        for (pattern, _) in &rules {
+            pattern.add_to(&mut set).map_err(|e| PatternError::Glob(e.kind().to_string()))?;
+        }
+        let globs = set.build().map_err(|e| PatternError::Glob(e.kind().to_string()))?;
+        Ok(Self { rules, globs, settings })
+    }
+
+    /// The class of a path, whether or not anything is there.
+    #[must_use]
+    pub fn class(&self, path: &RelPath) -> Class {
+        if path.is_root() {
+            return Class::Normal;
+        }
+        if path.components().next() == Some(OWN_DIR) {
+            return Class::Local;
+        }
+        let bytes = path.as_bytes();
+        let mut matches = Vec::new();
+        let class = self.first_match(bytes, &mut matches);
+        // A local rule that matches a directory matches what is below it, too: without one among
+        // the matches no directory above can be local.
+        let may_be_below_local =
+            class != Class::Local && matches.iter().any(|&at| self.rules[at / 2].1 == Class::Local);
+        if may_be_below_local {
+            let slashes = bytes.iter().enumerate().filter(|&(_, &b)| b == b'/');
+            for (end, _) in slashes {
+                if self.first_match(&bytes[..end], &mut matches) == Class::Local {
+                    return Class::Local;
+                }
+            }
+        }
+        class
+    }
+
+    fn first_match(&self, path: &[u8], matches: &mut Vec<usize>) -> Class {
+        self.globs.matches_candidate_into(&Candidate::from_bytes(path), matches);
+        matches.iter().min().map_or(Class::Normal, |&at| self.rules[at / 2].1)
+    }
+
+    /// The settings of a class.
+    #[must_use]
+    pub fn settings(&self, class: Class) -> &ClassSettings {
+        self.settings.get(class)
+    }
+
+    /// The lane in which records of a class are announced. Records of `local` paths are not; their
+    /// lane is the last that is.
+    #[must_use]
+    pub const fn lane(class: Class) -> Lane {
+        match class {
+            Class::Config | Class::Flag => Lane::Urgent,
+            Class::Barrier | Class::Release => Lane::Release,
+            Class::Precious | Class::Normal => Lane::Normal,
+            Class::Derived | Class::Local => Lane::Derived,
+        }
+    }
+
+    /// Whether the whole content of a directory is local, so that it need not be listed or watched.
+    #[must_use]
+    pub fn skips(&self, dir: &RelPath) -> bool {
+        self.class(dir) == Class::Local
+    }
+
+    /// The rules, in order: the first that matches wins.
+    #[must_use]
+    pub fn rules(&self) -> &[(Pattern, Class)] {
+        &self.rules
+    }
+
+    /// Equal on nodes with equal rules in equal order. Settings are each node's own affair and not
+    /// in it.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("trefoil 2026 policy rules v1");
+        for (pattern, class) in &self.rules {
+            hasher.update(&(pattern.as_str().len() as u64).to_le_bytes());
+            hasher.update(pattern.as_str().as_bytes());
+            hasher.update(&[class.number()]);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(bytes: &[u8]) -> RelPath {
+        RelPath::parse(bytes).unwrap()
+    }
+
+    fn policy(rules: &[(&str, Class)]) -> Policy {
+        let rules = rules.iter().map(|&(p, class)| (Pattern::parse(p).unwrap(), class)).collect();
+        Policy::new(rules, ClassTable::default()).unwrap()
+    }
+
+    #[track_caller]
+    fn check(pattern: &str, yes: &[&str], no: &[&str]) {
+        let policy = policy(&[(pattern, Class::Flag)]);
+        for p in yes {
+            assert_eq!(
+                Class::Flag,
+                policy.class(&path(p.as_bytes())),
+                "{pattern} should match {p}"
+            );
+        }
+        for p in no {
+            assert_eq!(Class::Normal, policy.class(&path(p.as_bytes())), "{pattern} matches {p}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_as_in_gitignore() {
+        check("*.lock", &["a.lock", "x/y/a.lock", ".lock", "a.lock/below"], &["a.lock2", "lock"]);
+        check("cache", &["cache", "x/cache", "x/cache/y"], &["cache2", "x/acache"]);
+        check("cache/", &["cache", "x/cache/y"], &["cache2"]);
+        check("/cache", &["cache", "cache/y"], &["x/cache", "cache2"]);
+        check("a/*.php", &["a/b.php", "a/b.php/c"], &["a/b/c.php", "x/a/b.php"]);
+        check("**/b", &["b", "a/b", "a/x/b/c"], &["ab"]);
+        check("a/**", &["a/b", "a/b/c"], &["a", "ab"]);
+        check("a/**/b", &["a/b", "a/x/y/b"], &["ab", "a/xb"]);
+        check("**", &["a", "a/b"], &[]);
+        check("*", &["a", "a/b"], &[]);
+        check(".*.flag", &[".maintenance.flag", "x/.a.flag"], &["a.flag"]);
+        check("/{a,b}", &["a", "b/c"], &["c", "x/a"]);
+        check("[a-c]?", &["ax"], &["dx", "a/x"]);
+        check("a\\*", &["a*"], &["ab"]);
+    }
+
+    #[test]
+    fn names_that_are_not_text_match_too() {
+        let policy = policy(&[("*.lock", Class::Local), ("a?b", Class::Flag)]);
+        assert_eq!(Class::Local, policy.class(&path(b"\xff\n/\xfe.lock")));
+        assert_eq!(Class::Flag, policy.class(&path(b"a\xffb")));
+        assert_eq!(Class::Normal, policy.class(&path(b"\xff")));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let policy = policy(&[("*.php", Class::Config), ("*", Class::Release)]);
+        assert_eq!(Class::Config, policy.class(&path(b"a.php")));
+        assert_eq!(Class::Release, policy.class(&path(b"a.txt")));
+    }
+
+    #[test]
+    fn what_is_below_a_local_directory_is_local_whatever_an_earlier_rule_says() {
+        let policy = policy(&[("*.php", Class::Config), ("/log", Class::Local)]);
+        assert_eq!(Class::Local, policy.class(&path(b"log/a.php")));
+        assert_eq!(Class::Local, policy.class(&path(b"log/deep/a.php")));
+        assert_eq!(Class::Config, policy.class(&path(b"logs/a.php")));
+        assert!(policy.skips(&path(b"log/deep")));
+    }
+
+    #[test]
+    fn only_the_content_is_local_when_the_pattern_says_so() {
+        let policy = policy(&[("keep/a", Class::Flag), ("keep/**", Class::Local)]);
+        assert!(!policy.skips(&path(b"keep")));
+        assert_eq!(Class::Flag, policy.class(&path(b"keep/a")));
+        assert_eq!(Class::Local, policy.class(&path(b"keep/b")));
+    }
+
+    #[test]
+    fn the_own_directory_is_always_local_and_the_root_never() {
+        let all_flag = policy(&[("**", Class::Flag)]);
+        assert!(all_flag.skips(&path(b".trefoil")));
+        assert!(all_flag.skips(&path(b".trefoil/stage/x")));
+        assert!(!all_flag.skips(&path(b"a/.trefoil")));
+        assert!(!policy(&[("**", Class::Local)]).skips(&RelPath::root()));
+    }
+
+    #[test]
+    fn the_hash_depends_on_rules_classes_and_order() {
+        let hash = |rules: &[(&str, Class)]| policy(rules).hash();
+        let one = hash(&[("a", Class::Flag), ("b", Class::Local)]);
+        assert_eq!(one, hash(&[("a", Class::Flag), ("b", Class::Local)]));
+        assert_ne!(one, hash(&[("b", Class::Local), ("a", Class::Flag)]));
+        assert_ne!(one, hash(&[("a", Class::Flag), ("b", Class::Flag)]));
+        assert_ne!(one, hash(&[("ab", Class::Local)]));
+    }
+
+    #[test]
+    fn what_can_match_nothing_is_not_a_pattern() {
+        for bad in ["", "/", "!a", "a//b", "../a", "a/./b", "[a", "{a", "a\0"] {
+            assert!(Pattern::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(Pattern::parse(&"{a,".repeat(300)).is_err());
+        assert!(Pattern::parse(&"a".repeat(PATTERN_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn class_names_parse_and_print() {
+        for class in Class::ALL {
+            assert_eq!(Ok(class), class.to_string().parse());
+        }
+        assert!("Config".parse::<Class>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_pattern_and_any_path_have_an_answer(
+            text in "[a-c/*?{},!\\[\\]\\\\.-]{0,40}", bytes in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            if let (Ok(pattern), Ok(path)) = (Pattern::parse(&text), RelPath::parse(&bytes)) {
+                let policy = Policy::new(vec![(pattern, Class::Local)], ClassTable::default()).unwrap();
+                let local = policy.skips(&path);
+                if let (true, Ok(child)) = (local, path.join(b"child")) {
+                    prop_assert!(policy.skips(&child));
+                }
+            }
+        }
+    }
+}

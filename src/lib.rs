@@ -4,4 +4,5 @@
 //! enforces it). What happens when a file changes is told in [`engine`].
 
 pub mod engine;
+pub mod index;
 pub mod model;

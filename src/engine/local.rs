@@ -68,7 +68,8 @@ impl Engine {
         dirty.touch = false;
         dirty.last_ms = at;
         dirty.due_ms = if wait == 0 { at } else { dirty.due_ms.max(at + wait) };
-        dirty.list |= kind == HintKind::Moved;
+        // What is found where something went away is another thing, with content of its own.
+        dirty.list |= matches!(kind, HintKind::Gone | HintKind::Moved);
         self.arrivals.insert(dirty.order, path.clone());
         self.step(now, &path);
     }

@@ -20,7 +20,7 @@ pub mod clock;
 pub mod fingerprint;
 mod incoming;
 mod local;
-pub mod policy;
+mod policy;
 mod problem;
 pub mod reconcile;
 mod remote;
@@ -32,7 +32,10 @@ use std::sync::Arc;
 
 use self::clock::{Clock, Now};
 use self::incoming::Incoming;
-use self::policy::{Class, Policy};
+pub use self::policy::{
+    Class, ClassSettings, ClassTable, OWN_DIR, PATTERN_BYTES_MAX, Pattern, PatternError, Policy,
+    RULES_MAX, UnknownClass,
+};
 pub use self::problem::Problem;
 use self::problem::Problems;
 use self::slot::{Busy, Slot};

@@ -1,0 +1,3 @@
+//! The users' files: the only writer into a mount.
+
+pub mod watch;

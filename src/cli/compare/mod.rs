@@ -54,8 +54,8 @@ pub enum Kind {
         /// As `readlink` gives it.
         target: Vec<u8>,
     },
-    /// A file or directory whose content the caller may not read. It equals nothing, not even
-    /// itself: what was not read is not proven.
+    /// A file or directory whose content the caller may not read. [`differences`] counts it as
+    /// different from everything, even itself: what was not read is not proven.
     Unreadable,
 }
 
@@ -151,7 +151,7 @@ mod tests {
     use std::path::Path;
     use std::time::{Duration, UNIX_EPOCH};
 
-    use rustix::fs::{AtFlags, Mode, OFlags, Timestamps, XattrFlags};
+    use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timestamps, XattrFlags};
 
     /// A tree with one thing of every kind.
     fn plant(root: &Path) {
@@ -172,7 +172,7 @@ mod tests {
     fn set_link_time(path: &Path, tv_sec: i64, tv_nsec: i64) {
         let time = rustix::fs::Timespec { tv_sec, tv_nsec };
         let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
     }
 
     /// Plants two equal trees, changes the second, and compares the lines.
@@ -290,12 +290,35 @@ mod tests {
         assert_eq!(Some(20 * 256 - 1), tree.keys().map(Vec::len).max());
     }
 
+    fn one(kind: Kind, uid: u32, gid: u32) -> Tree {
+        let xattrs = BTreeMap::new();
+        let description = Description { kind, mode: 0, uid, gid, mtime: (0, 0), xattrs };
+        Tree::from([(b"secret".to_vec(), description)])
+    }
+
+    #[test]
+    fn other_owners_are_found() {
+        let (a, b) = (one(Kind::Directory, 1, 2), one(Kind::Directory, 1, 3));
+        assert_eq!(vec!["secret: owner 1:2 / 1:3"], differences(&a, &b));
+    }
+
     #[test]
     fn what_cannot_be_read_equals_nothing() {
-        let kind = Kind::Unreadable;
-        let one =
-            Description { kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), xattrs: BTreeMap::new() };
-        let tree = Tree::from([(b"secret".to_vec(), one)]);
+        let tree = one(Kind::Unreadable, 0, 0);
         assert_eq!(vec!["secret: not readable"], differences(&tree, &tree));
+    }
+
+    #[test]
+    fn pipes_are_no_part_of_a_tree() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, root.path().join("pipe"), FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(Tree::new(), describe(root.path()).unwrap());
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_is_an_error() {
+        let error = describe(Path::new("/nowhere/at/all")).unwrap_err();
+        assert_eq!("cannot open the root \"/nowhere/at/all\"", error.to_string());
     }
 }

@@ -59,7 +59,7 @@ struct Walk {
 pub fn describe(root: &Path) -> Result<Tree, DescribeError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| DescribeError {
-        doing: "open the root of",
+        doing: "open the root",
         path: root.as_os_str().as_encoded_bytes().to_vec(),
         source: e.into(),
     })?;
@@ -105,7 +105,7 @@ impl Walk {
         Ok(())
     }
 
-    /// `None` if the directory vanished or may not be read; the latter is noted in the tree.
+    /// `None` if the directory is none any more, or may not be read; the latter is noted in the tree.
     fn readable<T>(
         &mut self,
         path: &[u8],
@@ -114,7 +114,7 @@ impl Walk {
     ) -> Result<Option<T>, DescribeError> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(Errno::NOENT | Errno::NOTDIR) if !path.is_empty() => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !path.is_empty() => Ok(None),
             Err(Errno::ACCESS) if !path.is_empty() => {
                 if let Some(description) = self.tree.get_mut(path) {
                     description.kind = Kind::Unreadable;

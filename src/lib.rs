@@ -4,6 +4,7 @@
 //! enforces it). What happens when a file changes is told in [`engine`].
 
 pub mod config;
+pub mod control;
 pub mod disk;
 pub mod engine;
 pub mod index;

@@ -100,7 +100,9 @@ pub enum Input {
     PeerDown(NodeId),
     /// The mount is stopped (by a person or a guard), or goes on.
     Stopped(bool),
-    /// The first scan after start-up is complete.
+    /// watch: anything at or below the directory may have changed unseen.
+    Scan(RelPath),
+    /// The first scan of the index is complete, and all it hinted is stored.
     Scanned,
     /// Time has passed.
     Tick,
@@ -364,6 +366,7 @@ impl Engine {
             Input::PeerUp { peer, cursors, anew } => self.peer_up(peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
+            Input::Scan(dir) => self.list(&dir),
             Input::Scanned => self.setup.joining = false,
             Input::Tick => self.tick(now),
         }
@@ -415,6 +418,12 @@ impl Engine {
     #[must_use]
     pub fn problems(&self) -> (Vec<Problem>, usize) {
         self.problems.list()
+    }
+
+    /// How many paths failed.
+    #[must_use]
+    pub fn problem_count(&self) -> usize {
+        self.problems.count()
     }
 
     /// Some paths with something to do and what each waits for, sorted by path.

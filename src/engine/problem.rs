@@ -45,6 +45,10 @@ impl Problems {
         }
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn list(&self) -> (Vec<Problem>, usize) {
         (self.0.values().take(limits::PROBLEMS_MAX).cloned().collect(), self.0.len())
     }

@@ -22,14 +22,15 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Goes on where the peer says it is.
+    /// Goes on where the peer says it is. What is durable there it says separately.
     #[must_use]
     pub fn starting_at(cursors: &[(Lane, Sequence)]) -> Self {
         let mut at = [Sequence(0); Lane::ALL.len()];
         for &(lane, sequence) in cursors {
             at[lane as usize] = sequence;
         }
-        Self { sent: at, durable: at, told: at, promised: Sequence(0), forward_since_ms: None }
+        let durable = [Sequence(0); Lane::ALL.len()];
+        Self { sent: at, durable, told: at, promised: Sequence(0), forward_since_ms: None }
     }
 
     /// Up to where the lane was sent.

@@ -1,0 +1,84 @@
+//! The local control API: HTTP/1.1 with JSON over a Unix socket, and its client.
+//!
+//! In: requests of the commands. Out: what a [`Daemon`] answers, or a [`Refusal`]. The server
+//! decides nothing: it turns requests into calls and answers into JSON. The types in [`types`] are
+//! the JSON that users see; field names are those of the logs.
+//!
+//! | request | calls |
+//! |---|---|
+//! | `GET /v1/status` | [`Daemon::status`] |
+//! | `POST /v1/wait` | [`Daemon::wait`] |
+//! | `POST /v1/verify` | [`Daemon::verify`] |
+//! | `GET /v1/conflicts` | [`Daemon::conflicts`] |
+//! | `GET /v1/conflicts/ID/content` | [`Daemon::conflict_content`] |
+//! | `POST /v1/conflicts/ID/restore`, `…/discard` | [`Daemon::restore`], [`Daemon::discard`] |
+//! | `POST /v1/mounts/NAME/pause`, `…/resume` | [`Daemon::pause`], [`Daemon::resume`] |
+//! | `POST /v1/nodes/NAME/remove` | [`Daemon::remove`] |
+//! | `POST /v1/reload` | [`Daemon::reload`] |
+
+mod body;
+mod client;
+mod routes;
+mod server;
+pub mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, io::Read};
+
+pub use client::{Client, ClientError};
+pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
+use types::{
+    ConflictStatus, Refusal, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyReply,
+    VerifyRequest, WaitReply, WaitRequest,
+};
+
+/// What the control API can ask of the daemon. A call whose client has gone is dropped.
+pub trait Daemon: Send + Sync + 'static {
+    /// How everything is. Quick, whatever the daemon is doing.
+    fn status(&self) -> impl Future<Output = StatusReply> + Send;
+
+    /// Returns when everything written here before the call is durable on the nodes asked for, or
+    /// with what is missing after the request's time-out.
+    fn wait(&self, request: WaitRequest)
+    -> impl Future<Output = Result<WaitReply, Refusal>> + Send;
+
+    /// Compares the replicas now.
+    fn verify(
+        &self,
+        request: VerifyRequest,
+    ) -> impl Future<Output = Result<VerifyReply, Refusal>> + Send;
+
+    /// The conflict store, newest first.
+    fn conflicts(&self) -> impl Future<Output = Result<Vec<ConflictStatus>, Refusal>> + Send;
+
+    /// The bytes that were kept: a file's content, or a symbolic link's target.
+    fn conflict_content(&self, id: &str) -> impl Future<Output = Result<Content, Refusal>> + Send;
+
+    /// Puts what was kept back in place; what is there now takes its place in the store.
+    fn restore(&self, id: &str) -> impl Future<Output = Result<RestoreReply, Refusal>> + Send;
+
+    /// Drops what was kept, for good.
+    fn discard(&self, id: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Stops a mount until [`Daemon::resume`], also across restarts.
+    fn pause(&self, mount: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Starts a paused mount.
+    fn resume(&self, mount: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Takes a node, given by name or id, out of the cluster.
+    fn remove(&self, node: &str) -> impl Future<Output = Result<RemoveReply, Refusal>> + Send;
+
+    /// Reads the configuration again and takes over what can be changed while running.
+    fn reload(&self) -> impl Future<Output = Result<ReloadReply, Refusal>> + Send;
+}
+
+/// Bytes to stream to the client.
+pub struct Content {
+    /// How many there are; a reader that ends earlier breaks the reply off.
+    pub bytes: u64,
+    /// Read on a thread of its own, a buffer at a time, as fast as the client takes them.
+    pub reader: Box<dyn Read + Send>,
+}

@@ -3,4 +3,5 @@
 //! The modules, from the bottom up; each uses only those above it in this list (`tests/it/tidy.rs`
 //! enforces it). What happens when a file changes is told in [`engine`].
 
+pub mod disk;
 pub mod model;

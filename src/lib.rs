@@ -6,5 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod engine;
+pub mod index;
 pub mod model;

@@ -1,8 +1,486 @@
-//! The decisions, without I/O.
+//! The decisions, without I/O: what happens when a file changes, here and on the other nodes.
+//!
+//! One engine per mount. It is told what happened ([`Input`]) by [`Engine::handle`] and says what
+//! follows ([`Output`]) by [`Engine::poll_output`]; it never asks: what it has to know of the index
+//! comes with the input. The same inputs give the same outputs: time is an argument and nothing is
+//! random, so whole clusters are simulated (`tests/sim`). The story of one change:
+//!
+//! 1. watch: a path is [`Input::Hinted`]. When nobody writes to it any more it is read.
+//! 2. read, index: what was [`Input::Seen`] there is compared with our record. If it is new, the new
+//!    record is [`Output::Store`]d; the index gives it a sequence, and it is announced to every peer.
+//! 3. net: at a peer it is [`Input::Announced`]. [`reconcile`] decides; if it is taken, it becomes a
+//!    want: it waits for its turn (barriers), its directory and its content.
+//! 4. apply: [`Output::Apply`] makes it visible, if the disk still holds what was assumed;
+//!    [`Input::Applied`] stores it. If a local edit came first, that is read, and both meet in 3.
+//!
+//! At most one read or apply is out for a path at a time. One path's failure stops no other: it is
+//! a [`Problem`], listed and tried again.
 
+pub mod clock;
+pub mod fingerprint;
+mod incoming;
+mod local;
 mod policy;
+mod problem;
+pub mod reconcile;
+mod remote;
+pub mod session;
+mod slot;
 
-pub use policy::{
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use self::clock::{Clock, Now};
+use self::incoming::Incoming;
+pub use self::policy::{
     Class, ClassSettings, ClassTable, OWN_DIR, PATTERN_BYTES_MAX, Pattern, PatternError, Policy,
     RULES_MAX, UnknownClass,
 };
+pub use self::problem::Problem;
+use self::problem::Problems;
+use self::slot::{Busy, Slot};
+use crate::model::{
+    ContentId, Found, Lane, LinkGroup, NodeId, Record, RelPath, Sequence, Signature, limits,
+};
+
+/// All that can happen to a mount. Closed on purpose: what is not listed cannot matter.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// watch, scan: something may have changed at these paths, in this order.
+    Hinted(Vec<Hint>),
+    /// read: this is at the path now. Answers [`Output::Read`].
+    Seen(Box<Seen>),
+    /// read: the directory is gone, and so is this path below it, a live record of ours. Answers
+    /// [`Output::Sweep`], children before their parents.
+    Swept(Record),
+    /// read: the directory's children were listed, and what differs from the index was hinted.
+    /// Answers [`Output::List`].
+    Listed(RelPath),
+    /// net: a peer holds this record.
+    Announced(Box<Announced>),
+    /// net: everything of this lane up to here has arrived.
+    Progress {
+        /// Who announces.
+        peer: NodeId,
+        /// Its lane.
+        lane: Lane,
+        /// The last sequence that was sent or skipped.
+        sequence: Sequence,
+    },
+    /// index: what there is at and around a wanted path. Answers [`Output::Consider`].
+    Considered(Box<Considered>),
+    /// net: the wanted content is staged, or why not. Answers [`Output::Fetch`].
+    Fetched {
+        /// Wanted for this path.
+        path: RelPath,
+        /// The content that was asked for.
+        content: ContentId,
+        /// Why it could not be had.
+        result: Result<(), String>,
+    },
+    /// disk: the apply was done, or refused. Answers [`Output::Apply`].
+    Applied {
+        /// The path of the apply.
+        path: RelPath,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// index: this was being applied when the daemon ended. It may be on the disk already.
+    Journaled(Record),
+    /// net: a peer is connected and announces everything after these cursors.
+    PeerUp {
+        /// Who.
+        peer: NodeId,
+        /// After what it goes on, per lane.
+        cursors: Vec<(Lane, Sequence)>,
+        /// Whether it begins anew: its index is not the one it had.
+        anew: bool,
+    },
+    /// net: a peer was lost. Its wants stay.
+    PeerDown(NodeId),
+    /// The mount is stopped (by a person or a guard), or goes on.
+    Stopped(bool),
+    /// watch: anything at or below the directory may have changed unseen.
+    Scan(RelPath),
+    /// The first scan of the index is complete, and all it hinted is stored.
+    Scanned,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the watcher, or a scan, says of a path. Only a hint: the path is read afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// Where.
+    pub path: RelPath,
+    /// What.
+    pub kind: HintKind,
+}
+
+/// Kinds of hints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HintKind {
+    /// Mode, owner or attributes were set.
+    Attributes,
+    /// A writer closed it.
+    Closed,
+    /// It was made; a writer may have it open.
+    Created,
+    /// A scan found it different from the index.
+    Differs,
+    /// It went away.
+    Gone,
+    /// It was moved here with everything below it, or made before anyone watched what is made
+    /// in it.
+    Moved,
+    /// It was written to, and is still open.
+    Written,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Where.
+    pub path: RelPath,
+    /// What is there.
+    pub found: Found,
+    /// Our record of the path.
+    pub ours: Option<Record>,
+    /// Whether our record of its directory is a live directory. True for what is in the root.
+    pub parent_live: bool,
+    /// Whether we have live records below the path.
+    pub has_children: bool,
+    /// The group of a live record with the same inode, or of ours if it had this inode.
+    pub group: Option<LinkGroup>,
+}
+
+/// A record that a peer holds.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// Who.
+    pub peer: NodeId,
+    /// On which lane.
+    pub lane: Lane,
+    /// Its sequence at the peer.
+    pub sequence: Sequence,
+    /// Visible only after everything of the peer up to here.
+    pub after: Option<Sequence>,
+    /// The record.
+    pub theirs: Record,
+    /// Whether the content came along.
+    pub content: bool,
+    /// Our record of the path.
+    pub ours: Option<Record>,
+}
+
+/// What the index says about a wanted path.
+#[derive(Clone, Debug)]
+pub struct Considered {
+    /// Where.
+    pub path: RelPath,
+    /// Our record of it.
+    pub ours: Option<Record>,
+    /// Whether our record of its directory is a live directory. True for what is in the root.
+    pub parent_live: bool,
+    /// How many live records are in it, counted up to [`Output::Consider`]'s `children_max`.
+    pub children: usize,
+}
+
+/// What came of an apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The disk holds something else than our record says.
+    Changed,
+    /// The content was not where it should be.
+    ContentMissing,
+    /// Visible and durable; the signature of what is there now, none after a removal.
+    Done(Option<Signature>),
+    /// The operating system refused; the reason, as "cannot rename over the target: no space".
+    Failed(String),
+    /// The directory is not empty.
+    NotEmpty,
+    /// Its directory is not there.
+    ParentMissing,
+}
+
+/// All that can follow. Carried out in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// disk: look what is at the path, though a writer has it open if so said.
+    Read {
+        /// Where.
+        path: RelPath,
+        /// Take it although it is open for writing.
+        even_if_open: bool,
+    },
+    /// disk: list everything below the directory, hint what differs from the index.
+    List(RelPath),
+    /// index: the directory is gone from the disk; feed every live record below it.
+    Sweep(RelPath),
+    /// index: say what there is at and around the path.
+    Consider {
+        /// Where.
+        path: RelPath,
+        /// Count the children up to this.
+        children_max: usize,
+    },
+    /// index: this is our record now. It gets a sequence and is announced once it is committed.
+    Store {
+        /// The record.
+        record: Record,
+        /// What `stat` says of it; nothing leaves what is known.
+        signature: Option<Signature>,
+        /// The peer it was learned from; nothing for an edit made here.
+        from: Option<NodeId>,
+    },
+    /// index: nothing changed at the path but its signature.
+    Refresh {
+        /// Where.
+        path: RelPath,
+        /// What `stat` says of it.
+        signature: Signature,
+    },
+    /// disk, net: get the content into the stage.
+    Fetch {
+        /// Wanted for this path.
+        path: RelPath,
+        /// What.
+        content: ContentId,
+        /// In bytes.
+        size: u64,
+        /// Who announced it. Not empty unless nobody is known.
+        peers: Vec<NodeId>,
+        /// How urgent it is.
+        lane: Lane,
+    },
+    /// disk: make the record visible, if the disk holds what our record says.
+    Apply {
+        /// What shall be there.
+        record: Record,
+        /// What is there by our record.
+        ours: Option<Record>,
+        /// What becomes of the file it replaces.
+        displaced: Displaced,
+    },
+    /// The path needs nothing any more: content kept for it in memory can go.
+    Finished(RelPath),
+}
+
+/// What becomes of a file that is replaced or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Displaced {
+    /// It goes, once no late writer is seen.
+    Drop,
+    /// It is the loser of a conflict: into the conflict store.
+    Keep,
+    /// It stays in the trash for some days.
+    Trash,
+}
+
+/// What an engine has to know from the start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This node.
+    pub node: NodeId,
+    /// Classes of paths.
+    pub policy: Arc<Policy>,
+    /// Whether owners are kept: only with the rights to set them.
+    pub keeps_owners: bool,
+    /// Whether this index is new in a cluster that exists: what the first scan finds was there
+    /// before, and loses against what the cluster has.
+    pub joining: bool,
+    /// The highest counter in the index.
+    pub last_counter: u64,
+}
+
+/// The decisions for one mount.
+#[derive(Debug)]
+pub struct Engine {
+    setup: Setup,
+    clock: Clock,
+    slots: BTreeMap<RelPath, Slot>,
+    peers: BTreeMap<NodeId, Incoming>,
+    problems: Problems,
+    /// When to look at which path again, by the monotonic clock.
+    timers: BTreeSet<(u64, RelPath)>,
+    /// Changes that are not stored yet, by order of arrival: a barrier waits for those before it.
+    arrivals: BTreeMap<u64, RelPath>,
+    next_order: u64,
+    /// Paths that wait for a free read.
+    reads_waiting: VecDeque<RelPath>,
+    reads: usize,
+    listings: BTreeMap<RelPath, u32>,
+    /// Barriers that wait for what arrived before them.
+    barriers: BTreeSet<RelPath>,
+    /// Paths that wait for their directory to be made.
+    parents: BTreeMap<RelPath, BTreeSet<RelPath>>,
+    /// Removals being applied, per directory.
+    leaving: BTreeMap<RelPath, usize>,
+    fetches: usize,
+    fetches_waiting: VecDeque<RelPath>,
+    wants: usize,
+    stopped: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Engine {
+    /// An engine with nothing to do.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            clock: Clock::new(setup.node, setup.last_counter),
+            setup,
+            slots: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            problems: Problems::default(),
+            timers: BTreeSet::new(),
+            arrivals: BTreeMap::new(),
+            next_order: 0,
+            reads_waiting: VecDeque::new(),
+            reads: 0,
+            listings: BTreeMap::new(),
+            barriers: BTreeSet::new(),
+            parents: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            fetches: 0,
+            fetches_waiting: VecDeque::new(),
+            wants: 0,
+            stopped: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// What happens when a file changes, here and on the other nodes.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Hinted(hints) => self.hinted(now, hints),
+            Input::Seen(seen) => self.seen(now, *seen),
+            Input::Swept(ours) => self.swept(now, ours),
+            Input::Listed(dir) => self.listed(now, &dir),
+            Input::Announced(announced) => self.announced(now, *announced),
+            Input::Progress { peer, lane, sequence } => self.progress(now, peer, lane, sequence),
+            Input::Considered(considered) => self.considered(now, *considered),
+            Input::Fetched { path, content, result } => self.fetched(now, &path, content, result),
+            Input::Applied { path, outcome } => self.applied(now, &path, outcome),
+            Input::Journaled(record) => self.journaled(now, record),
+            Input::PeerUp { peer, cursors, anew } => self.peer_up(peer, &cursors, anew),
+            Input::PeerDown(_) => {}
+            Input::Stopped(stopped) => self.set_stopped(now, stopped),
+            Input::Scan(dir) => self.list(&dir),
+            Input::Scanned => self.setup.joining = false,
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When the engine wants its next [`Input::Tick`], by the monotonic clock.
+    #[must_use]
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// Up to where a peer's lanes are done here. Durable once the index is committed.
+    #[must_use]
+    pub fn done(&self, peer: NodeId) -> Vec<(Lane, Sequence)> {
+        self.peers.get(&peer).map(Incoming::done).unwrap_or_default()
+    }
+
+    /// Up to where a peer's lanes have arrived: where it shall go on after a reconnect.
+    #[must_use]
+    pub fn received(&self, peer: NodeId) -> Vec<(Lane, Sequence)> {
+        self.peers.get(&peer).map(Incoming::received).unwrap_or_default()
+    }
+
+    /// Local changes that are not stored yet, and peers' records that are not applied yet.
+    #[must_use]
+    pub fn pending(&self) -> (usize, usize) {
+        (self.slots.len().saturating_sub(self.wants), self.wants)
+    }
+
+    /// Whether more wants than [`limits::WANTS_MAX`] are open: bulk lanes are not to be read.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.wants >= limits::WANTS_MAX
+    }
+
+    /// Whether every local change that was hinted so far is stored. Files that are still open for
+    /// writing do not count: they are not finished.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.arrivals.is_empty() && self.listings.is_empty()
+    }
+
+    /// Paths that failed, sorted by path, at most [`limits::PROBLEMS_MAX`]; and how many in all.
+    #[must_use]
+    pub fn problems(&self) -> (Vec<Problem>, usize) {
+        self.problems.list()
+    }
+
+    /// How many paths failed.
+    #[must_use]
+    pub fn problem_count(&self) -> usize {
+        self.problems.count()
+    }
+
+    /// Some paths with something to do and what each waits for, sorted by path.
+    #[must_use]
+    pub fn doing(&self, most: usize) -> Vec<(RelPath, String)> {
+        let of = |(path, slot): (&RelPath, &Slot)| (path.clone(), slot.describe());
+        self.slots.iter().take(most).map(of).collect()
+    }
+
+    fn set_stopped(&mut self, now: Now, stopped: bool) {
+        self.stopped = stopped;
+        if !stopped {
+            let paths: Vec<_> = self.slots.keys().cloned().collect();
+            paths.into_iter().for_each(|path| self.step(now, &path));
+            self.release_barriers(now);
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        while let Some((at, path)) = self.timers.first().cloned() {
+            if at > now.monotonic_ms {
+                break;
+            }
+            self.timers.pop_first();
+            self.step(now, &path);
+        }
+        self.release_barriers(now);
+    }
+
+    /// Goes on at a path: first what happened here, then what a peer announced.
+    fn step(&mut self, now: Now, path: &RelPath) {
+        let Some(slot) = self.slots.get(path) else { return };
+        if self.stopped || !matches!(slot.busy, Busy::No) {
+            return;
+        }
+        if let Some(dirty) = &slot.dirty {
+            if dirty.due_ms > now.monotonic_ms {
+                self.timers.insert((dirty.due_ms, path.clone()));
+            } else if self.class(path) == Class::Barrier {
+                self.barriers.insert(path.clone());
+                self.release_barriers(now);
+            } else {
+                self.read(now, path);
+            }
+        } else if let Some(want) = &slot.want {
+            if want.retry_ms > now.monotonic_ms {
+                self.timers.insert((want.retry_ms, path.clone()));
+            } else {
+                self.consider(path);
+            }
+        } else {
+            self.slots.remove(path);
+            self.outputs.push_back(Output::Finished(path.clone()));
+        }
+    }
+
+    fn class(&self, path: &RelPath) -> Class {
+        self.setup.policy.class(path)
+    }
+}

@@ -85,11 +85,14 @@ struct VersionBytes {
     #[prost(message, optional, tag = "1")]
     stamp: Option<StampBytes>,
     #[prost(message, repeated, tag = "2")]
-    vector: Vec<StampBytes>,
+    seen: Vec<StampBytes>,
     #[prost(bool, tag = "3")]
     joined: bool,
     #[prost(message, optional, tag = "4")]
     touched: Option<StampBytes>,
+    /// What `vector` has beyond `seen`; mostly nothing.
+    #[prost(message, repeated, tag = "5")]
+    decided: Vec<StampBytes>,
 }
 
 impl Record {
@@ -229,12 +232,14 @@ impl From<StampBytes> for Stamp {
 impl From<&Version> for VersionBytes {
     fn from(version: &Version) -> Self {
         let stamp = |(node, counter)| Stamp { counter, node }.into();
+        let new = |&(node, counter): &(NodeId, u64)| version.seen.counter(node) < counter;
         let touched = version.touched;
         Self {
             stamp: Some(version.stamp.into()),
-            vector: version.vector.pairs().map(stamp).collect(),
+            seen: version.seen.pairs().map(stamp).collect(),
             joined: version.joined,
             touched: (touched != Stamp::default()).then(|| touched.into()),
+            decided: version.vector.pairs().filter(new).map(stamp).collect(),
         }
     }
 }
@@ -244,16 +249,20 @@ impl TryFrom<VersionBytes> for Version {
 
     fn try_from(bytes: VersionBytes) -> Result<Self, DecodeError> {
         let stamp: Stamp = bytes.stamp.ok_or(DecodeError::Field("stamp"))?.into();
-        if bytes.vector.len() > limits::NODES_MAX {
+        let vector_of = |stamps: &[StampBytes]| {
+            VersionVector::from_pairs(stamps.iter().map(|s| (NodeId(s.node), s.counter)))
+        };
+        if bytes.seen.len().max(bytes.decided.len()) > limits::NODES_MAX {
             return Err(DecodeError::Field("version vector"));
         }
-        let vector =
-            VersionVector::from_pairs(bytes.vector.iter().map(|s| (NodeId(s.node), s.counter)));
-        if !vector.contains(stamp) {
+        let seen = vector_of(&bytes.seen);
+        let mut vector = vector_of(&bytes.decided);
+        vector.merge(&seen);
+        if !seen.contains(stamp) {
             return Err(DecodeError::Field("version vector"));
         }
         let touched = bytes.touched.map(Into::into).unwrap_or_default();
-        Ok(Self { stamp, vector, joined: bytes.joined, touched })
+        Ok(Self { stamp, seen, vector, joined: bytes.joined, touched })
     }
 }
 
@@ -298,8 +307,11 @@ mod tests {
         let pairs = prop::collection::vec((any::<u64>(), any::<u64>()), 1..5);
         (pairs, any::<bool>(), any::<(u64, u64)>()).prop_map(|(pairs, joined, (c, n))| {
             let stamp = Stamp { counter: pairs[0].1, node: NodeId(pairs[0].0) };
-            let vector = VersionVector::from_pairs(pairs.into_iter().map(|(n, c)| (NodeId(n), c)));
-            Version { stamp, vector, joined, touched: Stamp { counter: c, node: NodeId(n) } }
+            let seen = VersionVector::from_pairs(pairs.into_iter().map(|(n, c)| (NodeId(n), c)));
+            let touched = Stamp { counter: c, node: NodeId(n) };
+            let mut vector = seen.clone();
+            vector.add(touched);
+            Version { stamp, seen, vector, joined, touched }
         })
     }
 

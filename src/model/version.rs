@@ -77,7 +77,11 @@ pub struct Version {
     /// The edit that made the entry what it is. Names the entry: records of one path with one
     /// stamp have the same entry, but for a directory's modification time.
     pub stamp: Stamp,
-    /// Every edit of this path that is taken into account, `stamp` among them.
+    /// The edits that this edit's author had before him, and itself: true causality. Never changes
+    /// for a stamp. A loser that the winner has not seen is kept aside.
+    pub seen: VersionVector,
+    /// `seen`, and every edit that some node has decided against in favour of this one. It only
+    /// grows, so that nodes which decide in different orders end at the same record.
     pub vector: VersionVector,
     /// Found on disk by a node that was joining: it loses to every other version it is
     /// concurrent with, deletions too, and is then kept in the conflict store.
@@ -88,12 +92,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// The version of a new edit, which has seen `before`.
+    /// The version of a new edit, made by someone who had `before` in front of him.
     #[must_use]
     pub fn edit(stamp: Stamp, before: Option<&Self>) -> Self {
+        let mut seen = before.map(|b| b.seen.clone()).unwrap_or_default();
         let mut vector = before.map(|b| b.vector.clone()).unwrap_or_default();
+        seen.add(stamp);
         vector.add(stamp);
-        Self { stamp, vector, joined: false, touched: Stamp::default() }
+        Self { stamp, seen, vector, joined: false, touched: Stamp::default() }
     }
 }
 

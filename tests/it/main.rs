@@ -1,1 +1,9 @@
-fn main() {}
+//! The integration tests, all in one binary: rules of the repository, whole clusters, the
+//! command line.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+#![allow(clippy::print_stderr, reason = "a failing test shows the nodes' logs")]
+
+mod cluster;
+mod tidy;
+mod tree;

@@ -1,0 +1,341 @@
+//! The control thread of one mount: takes what happened, has the engine decide, carries it out.
+//!
+//! One thread owns the engine and the index; nothing else changes either. A turn takes a batch of
+//! events, has every input handled and its outputs carried out ([`super::mirror`]), commits the
+//! index once, then hands out work and announces what was committed ([`super::send`]).
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::ask::Question;
+use super::mailbox::{Batch, Mailbox};
+use super::mirror::Turn;
+use super::send::Peer;
+use super::shelf::Shelf;
+use super::wait::Waiter;
+use super::workers::{Listing, Workers};
+use crate::config::Watch;
+use crate::disk::watch::{Wanted, WatchEvent, Watcher};
+use crate::disk::{self, MarkerId, Mount};
+use crate::engine::clock::Now;
+use crate::engine::{Engine, Hint, HintKind, Input, Policy};
+use crate::index::{Index, IndexError};
+use crate::model::{ContentId, Found, Lane, NodeId, RelPath, Sequence};
+use crate::net::{Announce, Announced, ControlMessage, LinkHandle};
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Applies were done or refused.
+    Applied(Vec<(RelPath, disk::Outcome)>),
+    /// A person or another node asks.
+    Ask(Question),
+    /// A peer said something.
+    Control { peer: NodeId, message: ControlMessage },
+    /// Content was staged from a file that is here, or not.
+    Copied { path: RelPath, content: ContentId, size: u64, done: bool },
+    /// A peer was lost.
+    Down { peer: NodeId },
+    /// Content was fetched from a peer, or not.
+    Fetched { path: RelPath, content: ContentId, result: Result<(), String> },
+    /// Changed by this node itself, where nobody watches.
+    Hinted(Vec<Hint>),
+    /// A directory was listed.
+    Listing { dir: RelPath, children: Listing },
+    /// A directory could not be listed.
+    ListingFailed { dir: RelPath, reason: String },
+    /// Announcements have their content.
+    Loaded { peer: NodeId, lane: Lane, records: Vec<Announced>, through: Sequence },
+    /// Paths were read.
+    Seen(Vec<(RelPath, Found)>),
+    /// End the thread.
+    Shutdown,
+    /// Everything that happened before a `wait` was noted, or not in time.
+    Synced { waiter: u64, result: Result<(), String> },
+    /// A peer is linked.
+    Up { peer: NodeId, link: LinkHandle },
+    /// A subtree was listed.
+    Walked(RelPath),
+}
+
+/// Records that a peer announced.
+#[derive(Debug)]
+pub(super) struct Bulk {
+    pub peer: NodeId,
+    pub lane: Lane,
+    pub announce: Announce,
+}
+
+/// Where a mount's control thread gets everything.
+pub(super) type Inbox = Mailbox<Event, Bulk>;
+
+/// How long a turn waits for something to happen when nothing is due.
+const TURN_MAX: Duration = Duration::from_secs(1);
+
+/// Hints taken from the watcher in one turn.
+const HINTS_MAX: usize = 4096;
+
+/// How often a stopped mount is looked at again.
+const GUARD_EVERY_MS: u64 = 1000;
+
+/// Where and how a mount is run.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub name: String,
+    pub path: PathBuf,
+    pub marker: MarkerId,
+    /// Nothing for a tree that only this daemon writes.
+    pub watch: Option<Watch>,
+    pub policy: Arc<Policy>,
+    pub node: NodeId,
+    pub state: PathBuf,
+}
+
+/// One mount, at work.
+pub(super) struct Actor {
+    pub place: Place,
+    pub mount: Arc<Mount>,
+    pub engine: Engine,
+    pub index: Index,
+    /// The index's log, for the apply thread to sync.
+    pub journal: Arc<File>,
+    pub inbox: Arc<Inbox>,
+    pub workers: Workers,
+    pub watcher: Option<Arc<Watcher>>,
+    pub peers: BTreeMap<NodeId, Peer>,
+    pub shelf: Shelf,
+    pub waiters: Vec<Waiter>,
+    pub next_waiter: u64,
+    pub shared: Arc<super::Shared>,
+    pub paused: bool,
+    /// Why the mount is halted.
+    pub halted: Option<String>,
+    pub guard_checked_ms: u64,
+    /// The first scan after start-up has ended.
+    pub scanned: bool,
+    pub scan_started: bool,
+    pub full_scans: u64,
+    pub missed_events: u64,
+    pub turn: Turn,
+    pub started: Instant,
+    pub stopping: bool,
+}
+
+impl Actor {
+    /// Runs until it is told to end.
+    ///
+    /// # Errors
+    /// [`IndexError`]: the index cannot be used any more; nothing that was announced is lost.
+    pub(super) fn run(mut self) -> Result<(), IndexError> {
+        self.start()?;
+        while !self.stopping {
+            let wait = self.wait();
+            let batch = self.inbox.take(wait, !self.engine.is_full());
+            self.take_turn(batch)?;
+        }
+        self.index.commit()?;
+        self.index.sync()
+    }
+
+    fn start(&mut self) -> Result<(), IndexError> {
+        if self.paused {
+            self.input(Input::Stopped(true))?;
+        }
+        for record in self.index.journaled()? {
+            self.input(Input::Journaled(record))?;
+        }
+        self.check_guard();
+        self.begin_scan();
+        self.end_turn()
+    }
+
+    /// Lists the whole mount, to find what changed while nobody watched.
+    pub(super) fn begin_scan(&mut self) {
+        if self.halted.is_none() && !self.scan_started {
+            self.scan_started = true;
+            drop(self.workers.walks.send(RelPath::root()));
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = self.now().monotonic_ms;
+        let at = [self.engine.next_tick_ms(), self.next_send_ms()].into_iter().flatten().min();
+        let until = at.map_or(TURN_MAX, |at| Duration::from_millis(at.saturating_sub(now)));
+        until.min(TURN_MAX)
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            monotonic_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn take_turn(&mut self, batch: Batch<Event, Bulk>) -> Result<(), IndexError> {
+        let busy = !batch.events.is_empty() || !batch.bulk.is_empty();
+        if busy || self.is_guard_due() {
+            self.check_guard();
+        }
+        for event in batch.events {
+            self.event(event)?;
+        }
+        for bulk in batch.bulk {
+            self.announced(bulk)?;
+        }
+        self.take_hints()?;
+        self.input(Input::Tick)?;
+        self.end_turn()
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), IndexError> {
+        match event {
+            Event::Applied(outcomes) => self.applied(outcomes),
+            Event::Ask(question) => self.ask(question),
+            Event::Control { peer, message } => self.control(peer, message),
+            Event::Copied { path, content, size, done } => {
+                self.copied(path, content, size, done)
+            }
+            Event::Down { peer } => self.down(peer),
+            Event::Fetched { path, content, result } => {
+                self.input(Input::Fetched { path, content, result })
+            }
+            Event::Hinted(hints) => self.input(Input::Hinted(hints)),
+            Event::Listing { dir, children } => self.listing(&dir, children),
+            Event::ListingFailed { dir, reason } => {
+                tracing::warn!(mount = self.place.name, path = %dir, reason, "cannot list");
+                Ok(())
+            }
+            Event::Loaded { peer, lane, records, through } => {
+                self.loaded(peer, lane, records, through);
+                Ok(())
+            }
+            Event::Seen(seen) => seen.into_iter().try_for_each(|(p, f)| self.seen(p, f)),
+            Event::Shutdown => {
+                self.stopping = true;
+                Ok(())
+            }
+            Event::Synced { waiter, result } => {
+                self.synced(waiter, result);
+                Ok(())
+            }
+            Event::Up { peer, link } => self.up(peer, link),
+            Event::Walked(top) => self.walked(&top),
+        }
+    }
+
+    fn take_hints(&mut self) -> Result<(), IndexError> {
+        let Some(watcher) = self.watcher.clone() else { return Ok(()) };
+        for event in watcher.take(HINTS_MAX) {
+            match event {
+                WatchEvent::Hints(hints) => {
+                    let hints = hints.into_iter().map(hint).collect();
+                    self.input(Input::Hinted(hints))?;
+                }
+                WatchEvent::Overflow { below } => {
+                    tracing::info!(mount = self.place.name, path = %below, "too many changes at once, listing");
+                    drop(self.workers.walks.send(below));
+                }
+                WatchEvent::Lost { reason } => {
+                    tracing::warn!(mount = self.place.name, reason, "the watch was lost");
+                    self.watcher = None;
+                    self.halt(format!("the watch was lost: {reason}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_guard_due(&self) -> bool {
+        self.now().monotonic_ms >= self.guard_checked_ms + GUARD_EVERY_MS
+    }
+
+    /// Looks whether this is still the mount it was; halts it if not, and goes on when it is back.
+    fn check_guard(&mut self) {
+        self.guard_checked_ms = self.now().monotonic_ms;
+        match self.mount.check_identity(self.place.marker) {
+            Err(error) => self.halt(super::chain(&error)),
+            Ok(()) if self.halted.is_some() => self.unhalt(),
+            Ok(()) => {}
+        }
+    }
+
+    fn halt(&mut self, reason: String) {
+        if self.halted.is_none() {
+            tracing::error!(mount = self.place.name, reason, "halted");
+            self.halted = Some(reason);
+            self.stop_or_go();
+        }
+    }
+
+    /// Everything may have changed meanwhile, unseen.
+    fn unhalt(&mut self) {
+        if self.watcher.is_none() && !self.watch_again() {
+            return;
+        }
+        tracing::info!(mount = self.place.name, "the mount is back");
+        self.halted = None;
+        self.stop_or_go();
+        self.scan_started = false;
+        self.begin_scan();
+    }
+
+    fn watch_again(&mut self) -> bool {
+        let Some(watch) = self.place.watch else { return true };
+        match start_watch(&self.place, watch, &self.inbox) {
+            Ok(watcher) => self.watcher = Some(Arc::new(watcher)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(mount = self.place.name, error, "cannot watch");
+            }
+        }
+        self.watcher.is_some()
+    }
+
+    pub(super) fn stop_or_go(&mut self) {
+        let stopped = self.paused || self.halted.is_some();
+        if let Err(error) = self.input(Input::Stopped(stopped)) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(mount = self.place.name, error, "cannot go on");
+        }
+    }
+
+    /// Whether nothing of this mount may be read or written now.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted.is_some()
+    }
+}
+
+/// Starts to watch a mount.
+pub(super) fn start_watch(
+    place: &Place,
+    watch: Watch,
+    inbox: &Arc<Inbox>,
+) -> Result<Watcher, disk::watch::WatchError> {
+    let wanted = match watch {
+        Watch::Auto => Wanted::Auto,
+        Watch::Fanotify => Wanted::Fanotify,
+        Watch::Inotify => Wanted::Inotify,
+    };
+    let (policy, inbox) = (place.policy.clone(), inbox.clone());
+    let skip = Arc::new(move |dir: &RelPath| policy.skips(dir));
+    Watcher::start(&place.path, wanted, skip, Box::new(move || inbox.wake()))
+}
+
+fn hint(hint: disk::watch::Hint) -> Hint {
+    use disk::watch::HintKind as Kernel;
+    let kind = match hint.kind {
+        Kernel::Attributes => HintKind::Attributes,
+        Kernel::Closed => HintKind::Closed,
+        Kernel::Created => HintKind::Created,
+        Kernel::Gone => HintKind::Gone,
+        Kernel::Moved => HintKind::Moved,
+        Kernel::Written => HintKind::Written,
+    };
+    Hint { path: hint.path, kind }
+}

@@ -1,0 +1,121 @@
+//! Where the control thread of one mount gets everything that happens, in one place.
+//!
+//! Answers to what was handed out are bounded by what is handed out at a time, so they never wait.
+//! Announcements wait for room: their senders are held up, which is the backpressure.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+/// Announcements that wait for the control thread at most.
+const BULK_MAX: usize = 8;
+
+/// Events taken at a time: one batch of decisions, one transaction.
+const BATCH_MAX: usize = 256;
+
+/// A queue with one reader.
+#[derive(Debug)]
+pub(super) struct Mailbox<E, B> {
+    queues: Mutex<Queues<E, B>>,
+    ready: Condvar,
+    room: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Queues<E, B> {
+    events: VecDeque<E>,
+    bulk: VecDeque<B>,
+    /// Something without a message of its own happened.
+    woken: bool,
+}
+
+/// What the control thread takes at a time.
+#[derive(Debug)]
+pub(super) struct Batch<E, B> {
+    pub events: Vec<E>,
+    pub bulk: Vec<B>,
+}
+
+impl<E, B> Mailbox<E, B> {
+    pub(super) fn new() -> Self {
+        let queues = Queues { events: VecDeque::new(), bulk: VecDeque::new(), woken: false };
+        Self {
+            queues: Mutex::new(queues),
+            ready: Condvar::new(),
+            room: Arc::new(Semaphore::new(BULK_MAX)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues<E, B>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an event behind the others.
+    pub(super) fn push(&self, event: E) {
+        self.lock().events.push_back(event);
+        self.ready.notify_one();
+    }
+
+    /// Has the reader look around, without a message.
+    pub(super) fn wake(&self) {
+        self.lock().woken = true;
+        self.ready.notify_one();
+    }
+
+    /// Puts an announcement behind the others once there is room.
+    pub(super) async fn push_bulk(&self, bulk: B) {
+        // The semaphore is never closed; if it were, order would still hold.
+        if let Ok(permit) = self.room.acquire().await {
+            permit.forget();
+        }
+        self.lock().bulk.push_back(bulk);
+        self.ready.notify_one();
+    }
+
+    /// Waits until there is something, or for `at_most`, and takes it. Announcements stay while
+    /// `with_bulk` is false.
+    pub(super) fn take(&self, at_most: Duration, with_bulk: bool) -> Batch<E, B> {
+        let nothing = |queues: &mut Queues<E, B>| {
+            queues.events.is_empty() && !queues.woken && !(with_bulk && !queues.bulk.is_empty())
+        };
+        let waited = self.ready.wait_timeout_while(self.lock(), at_most, nothing);
+        let (mut queues, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        queues.woken = false;
+        let count = queues.events.len().min(BATCH_MAX);
+        let events = queues.events.drain(..count).collect();
+        let bulk: Vec<_> = if with_bulk { queues.bulk.drain(..).collect() } else { Vec::new() };
+        drop(queues);
+        self.room.add_permits(bulk.len());
+        Batch { events, bulk }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_wait_for_room_and_events_do_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mailbox = Mailbox::<u32, u32>::new();
+        runtime.block_on(async {
+            for n in 0..u32::try_from(BULK_MAX).unwrap() {
+                mailbox.push_bulk(n).await;
+            }
+            let mut blocked = Box::pin(mailbox.push_bulk(99));
+            assert!(futures_now(&mut blocked).await.is_none());
+            mailbox.push(1);
+            let batch = mailbox.take(Duration::ZERO, false);
+            assert_eq!((vec![1], 0), (batch.events, batch.bulk.len()));
+            assert_eq!(BULK_MAX, mailbox.take(Duration::ZERO, true).bulk.len());
+            blocked.await;
+            assert_eq!(vec![99], mailbox.take(Duration::ZERO, true).bulk);
+        });
+    }
+
+    async fn futures_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! { biased; out = future => Some(out), () = std::future::ready(()) => None }
+    }
+}

@@ -1,0 +1,396 @@
+//! Carries out what the engine decides, and decides nothing.
+//!
+//! Every input goes through [`Actor::input`]; every output is one arm of [`Actor::carry_out`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::actor::Actor;
+use super::conflicts;
+use super::workers::{Group, Job, Listing, Look};
+use crate::disk::{self, ApplyRequest, KeptId, Source};
+use crate::engine::clock::Now;
+use crate::engine::{
+    Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen,
+};
+use crate::index::{IndexError, Row};
+use crate::model::{
+    ContentId, Entry, Found, Kind, Lane, LinkGroup, NodeId, Record, RelPath, Signature, limits,
+};
+
+/// What one turn has collected and hands out at its end.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub reads: Vec<Look>,
+    pub requests: Vec<ApplyRequest>,
+    /// Rows stored in this turn, with the content of small files read here.
+    pub fresh: Vec<(Row, Option<Arc<[u8]>>)>,
+    /// Listings that were compared and not let go yet.
+    pub listings: usize,
+    /// Losers were moved aside.
+    pub kept: bool,
+    /// Content of the path that is being looked at.
+    seen: Option<(ContentId, Arc<[u8]>)>,
+    live_dirs: BTreeMap<RelPath, bool>,
+}
+
+/// Files that a look is handed out in one piece.
+const LOOKS_PER_JOB: usize = 32;
+
+/// Local files that are tried as a source of content.
+const COPY_CANDIDATES: usize = 4;
+
+impl Actor {
+    /// Has the engine decide, and carries out what follows.
+    pub(super) fn input(&mut self, input: Input) -> Result<(), IndexError> {
+        let now = self.now();
+        self.engine.handle(now, input);
+        while let Some(output) = self.engine.poll_output() {
+            self.carry_out(now, output)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, now: Now, output: Output) -> Result<(), IndexError> {
+        match output {
+            Output::Apply { record, ours, displaced } => self.apply(record, ours, displaced),
+            Output::Consider { path, children_max } => self.consider(now, path, children_max),
+            Output::Fetch { path, content, size, peers, lane } => {
+                self.fetch(path, content, size, peers, lane)
+            }
+            Output::Finished(path) => {
+                self.shelf.drop(&path);
+                Ok(())
+            }
+            Output::List(dir) => {
+                // The thread ends only after this one.
+                drop(self.workers.walks.send(dir));
+                Ok(())
+            }
+            Output::Read { path, even_if_open } => {
+                let known = self.index.row(&path)?.and_then(|row| row.signature);
+                self.turn.reads.push(Look { path, known, even_if_open });
+                Ok(())
+            }
+            Output::Refresh { path, signature } => {
+                self.index.begin()?;
+                self.index.refresh(&path, signature)
+            }
+            Output::Store { record, signature, from } => self.store(&record, signature, from),
+            Output::Sweep(dir) => {
+                for record in self.index.live_below(&dir)? {
+                    self.engine.handle(now, Input::Swept(record));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn consider(
+        &mut self,
+        now: Now,
+        path: RelPath,
+        children_max: usize,
+    ) -> Result<(), IndexError> {
+        let ours = self.index.row(&path)?.map(|row| row.record);
+        let parent_live = self.is_parent_live(&path)?;
+        let children = if ours.as_ref().is_some_and(Record::is_dir) {
+            self.index.count_children(&path, children_max)?
+        } else {
+            0
+        };
+        let considered = Considered { path, ours, parent_live, children };
+        self.engine.handle(now, Input::Considered(Box::new(considered)));
+        Ok(())
+    }
+
+    fn is_parent_live(&mut self, path: &RelPath) -> Result<bool, IndexError> {
+        let Some(parent) = path.parent() else { return Ok(true) };
+        if let Some(&live) = self.turn.live_dirs.get(&parent) {
+            return Ok(live);
+        }
+        let live = self.index.is_live_dir(&parent)?;
+        self.turn.live_dirs.insert(parent, live);
+        Ok(live)
+    }
+
+    fn store(
+        &mut self,
+        record: &Record,
+        signature: Option<Signature>,
+        from: Option<NodeId>,
+    ) -> Result<(), IndexError> {
+        let class = self.place.policy.class(&record.path);
+        let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
+        self.index.begin()?;
+        let wall_ns = self.now().wall_ns;
+        let row = self.index.store(record, signature, lane, from, wall_ns)?;
+        if !matches!(&record.entry, Some(Entry { kind: Kind::File { .. }, .. })) {
+            self.turn.live_dirs.clear();
+        }
+        if let (None, Some(signature)) = (from, signature.filter(|s| s.links > 1)) {
+            self.hint_links(record, signature)?;
+        }
+        let content = record.entry.as_ref().and_then(Entry::content);
+        let seen = self.turn.seen.as_ref().filter(|(id, _)| content.is_some_and(|c| c.0 == *id));
+        let bytes = seen.map(|(_, bytes)| bytes.clone());
+        self.turn.fresh.push((row, bytes));
+        Ok(())
+    }
+
+    /// The other names of a file that changed have changed with it.
+    fn hint_links(&mut self, record: &Record, signature: Signature) -> Result<(), IndexError> {
+        let rows = self.index.with_inode(signature.inode)?.into_iter();
+        let differ = |row: &Row| {
+            row.record.path != record.path
+                && !match (&row.record.entry, &record.entry) {
+                    (Some(a), Some(b)) => a.same(b),
+                    _ => false,
+                }
+        };
+        let hint = |row: Row| Hint { path: row.record.path, kind: HintKind::Differs };
+        let hints: Vec<_> = rows.filter(differ).map(hint).collect();
+        if !hints.is_empty() {
+            let now = self.now();
+            self.engine.handle(now, Input::Hinted(hints));
+        }
+        Ok(())
+    }
+
+    /// What a look at a path found.
+    pub(super) fn seen(&mut self, path: RelPath, found: Found) -> Result<(), IndexError> {
+        // What is found while the mount is not there says nothing about its files.
+        let found = if self.is_halted() { Found::Unstable } else { found };
+        let row = self.index.row(&path)?;
+        let group = self.group(&path, &found, row.as_ref())?;
+        let ours = row.map(|row| row.record);
+        let has_children = match &ours {
+            Some(ours) if ours.is_dir() => self.index.count_children(&path, 1)? > 0,
+            _ => false,
+        };
+        let parent_live = self.is_parent_live(&path)?;
+        if let Found::Entry { entry, content: Some(bytes), .. } = &found {
+            self.turn.seen = entry.content().map(|(id, _)| (id, bytes.clone()));
+        }
+        let seen = Seen { path, found, ours, parent_live, has_children, group };
+        self.input(Input::Seen(Box::new(seen)))?;
+        self.turn.seen = None;
+        Ok(())
+    }
+
+    /// The hard link group of the inode that was found.
+    fn group(
+        &self,
+        path: &RelPath,
+        found: &Found,
+        row: Option<&Row>,
+    ) -> Result<Option<LinkGroup>, IndexError> {
+        let Found::Entry { signature, .. } = found else { return Ok(None) };
+        if signature.links < 2 {
+            return Ok(None);
+        }
+        let of = |row: &Row| row.record.entry.as_ref().and_then(Entry::group);
+        let rows = self.index.with_inode(signature.inode)?;
+        let others = rows.iter().filter(|row| row.record.path != *path);
+        let own = row.filter(|row| row.signature.is_some_and(|s| s.inode == signature.inode));
+        Ok(others.filter_map(of).min().or_else(|| own.and_then(of)))
+    }
+
+    /// Compares a listing with the index.
+    pub(super) fn listing(&mut self, dir: &RelPath, found: Listing) -> Result<(), IndexError> {
+        self.turn.listings += 1;
+        if self.is_halted() {
+            return Ok(());
+        }
+        let Some(found) = found else {
+            return self.input(Input::Hinted(vec![Hint {
+                path: dir.clone(),
+                kind: HintKind::Differs,
+            }]));
+        };
+        let mut known = self.index.children(dir)?.into_iter().peekable();
+        let mut hints = Vec::new();
+        let mut hint = |name: &[u8]| {
+            // A path too long to be mirrored is told by whoever reads its directory.
+            hints.extend(
+                dir.join(name).ok().map(|path| Hint { path, kind: HintKind::Differs }),
+            );
+        };
+        for child in found {
+            while let Some(gone) = known.next_if(|known| known.name < child.name) {
+                hint(&gone.name);
+            }
+            match known.next_if(|known| known.name == child.name) {
+                Some(known) if is_unchanged(known.signature, &child) => {}
+                _ => hint(&child.name),
+            }
+        }
+        known.for_each(|gone| hint(&gone.name));
+        hints.retain(|hint| {
+            self.place.policy.class(&hint.path) != crate::engine::Class::Local
+        });
+        if self.full_scans > 0 && !hints.is_empty() {
+            self.missed_events += hints.len() as u64;
+        }
+        self.input(Input::Hinted(hints))
+    }
+
+    /// A subtree was listed.
+    pub(super) fn walked(&mut self, top: &RelPath) -> Result<(), IndexError> {
+        if top.is_root() {
+            self.scanned = true;
+        }
+        self.input(Input::Listed(top.clone()))
+    }
+
+    fn apply(
+        &mut self,
+        record: Record,
+        ours: Option<Record>,
+        displaced: Displaced,
+    ) -> Result<(), IndexError> {
+        let path = record.path.clone();
+        let signature = self.index.row(&path)?.and_then(|row| row.signature);
+        let source = self.source(&record, ours.as_ref())?;
+        let displaced = match displaced {
+            Displaced::Drop => disk::Displaced::Drop,
+            Displaced::Trash => disk::Displaced::Trash,
+            Displaced::Keep => {
+                self.turn.kept = true;
+                disk::Displaced::Keep(self.announce_loser(ours.as_ref()))
+            }
+        };
+        self.index.journal(&record)?;
+        let expected = ours.and_then(|ours| ours.entry).zip(signature);
+        let target = record.entry;
+        self.turn.requests.push(ApplyRequest { path, target, expected, source, displaced });
+        Ok(())
+    }
+
+    /// Notes a loser where the conflict store will look for its name.
+    fn announce_loser(&self, loser: Option<&Record>) -> KeptId {
+        match loser {
+            Some(loser) => conflicts::announce(&self.shared, &self.place.name, loser),
+            None => conflicts::unnamed(),
+        }
+    }
+
+    fn source(&self, record: &Record, ours: Option<&Record>) -> Result<Source, IndexError> {
+        let Some(entry) = &record.entry else { return Ok(Source::None) };
+        let Some((content, size)) = entry.content() else { return Ok(Source::None) };
+        if let Some(group) = entry.group()
+            && let Some(row) = self.index.link_of(record, group)?
+        {
+            return Ok(Source::LinkTo(row.record.path));
+        }
+        let ours = ours.and_then(|ours| ours.entry.as_ref());
+        if ours.is_some_and(|ours| ours.same_kind_content(entry)) {
+            return Ok(Source::None);
+        }
+        if size == 0 {
+            return Ok(Source::Inline(Arc::default()));
+        }
+        Ok(self.shelf.find(&record.path, content).map_or(Source::Staged, Source::Inline))
+    }
+
+    /// Applies came back.
+    pub(super) fn applied(
+        &mut self,
+        outcomes: Vec<(RelPath, disk::Outcome)>,
+    ) -> Result<(), IndexError> {
+        for (path, outcome) in outcomes {
+            self.index.unjournal(&path)?;
+            let outcome = match outcome {
+                disk::Outcome::Changed => Outcome::Changed,
+                disk::Outcome::ContentMissing => Outcome::ContentMissing,
+                disk::Outcome::Done { signature } => Outcome::Done(signature),
+                disk::Outcome::Failed { reason, .. } => Outcome::Failed(reason),
+                disk::Outcome::NotEmpty => Outcome::NotEmpty,
+                disk::Outcome::ParentMissing => Outcome::ParentMissing,
+            };
+            self.input(Input::Applied { path, outcome })?;
+        }
+        if std::mem::take(&mut self.turn.kept) {
+            self.shared.import_kept(&self.place.name);
+        }
+        Ok(())
+    }
+
+    fn fetch(
+        &mut self,
+        path: RelPath,
+        content: ContentId,
+        size: u64,
+        peers: Vec<NodeId>,
+        lane: Lane,
+    ) -> Result<(), IndexError> {
+        let rows = self.index.with_content(content, COPY_CANDIDATES)?;
+        let from: Vec<_> = rows.into_iter().map(|row| row.record.path).collect();
+        self.plan_fetch(&path, peers, lane);
+        if from.is_empty() {
+            return self.copied(path, content, size, false);
+        }
+        drop(self.workers.jobs.send(Job::Copy { path, content, size, from }));
+        Ok(())
+    }
+
+    /// Local files were tried as a source.
+    pub(super) fn copied(
+        &mut self,
+        path: RelPath,
+        content: ContentId,
+        size: u64,
+        done: bool,
+    ) -> Result<(), IndexError> {
+        if done {
+            return self.input(Input::Fetched { path, content, result: Ok(()) });
+        }
+        self.fetch_from_peer(path, content, size);
+        Ok(())
+    }
+
+    /// Commits the turn and hands out what it has collected.
+    pub(super) fn end_turn(&mut self) -> Result<(), IndexError> {
+        self.note_done()?;
+        if self.scanned && !self.index.is_scanned()? && self.engine.is_read() {
+            self.input(Input::Scanned)?;
+            self.index.set_scanned()?;
+        }
+        self.index.commit()?;
+        self.turn.live_dirs.clear();
+        let requests = std::mem::take(&mut self.turn.requests);
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let group = requests.by_ref().take(limits::APPLY_GROUP_MAX).collect();
+            let group = Group { requests: group, journal: self.journal.clone() };
+            drop(self.workers.groups.send(group));
+        }
+        let mut reads = std::mem::take(&mut self.turn.reads).into_iter().peekable();
+        while reads.peek().is_some() {
+            let looks = reads.by_ref().take(LOOKS_PER_JOB).collect();
+            drop(self.workers.jobs.send(Job::Read(looks)));
+        }
+        self.send_fresh();
+        self.pump_all()?;
+        self.send_done();
+        self.tell_state(false);
+        self.check_waiters()?;
+        // Until the engine is through with what they hinted, no more directories are listed.
+        while self.turn.listings > 0 && self.engine.pending().0 < limits::DIRTY_MAX {
+            self.turn.listings -= 1;
+            self.workers.gate.leave();
+        }
+        Ok(())
+    }
+}
+
+/// Whether a listed child needs no look. A directory's own times move with its children.
+fn is_unchanged(known: Option<Signature>, child: &disk::Listed) -> bool {
+    let Some(known) = known else { return false };
+    if child.is_dir {
+        return known.inode == child.signature.inode
+            && known.mode == child.signature.mode
+            && known.mtime == child.signature.mtime;
+    }
+    !known.racy && known.unchanged(&child.signature)
+}

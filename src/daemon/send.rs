@@ -1,0 +1,429 @@
+//! What goes to the peers of one mount: greetings, announcements, acknowledgements, state.
+//!
+//! The backlog is the index: a lane that is behind is filled from its rows, as fast as the peer
+//! takes them. A lane that is not behind gets what a turn stored straight from memory.
+
+use std::sync::Arc;
+
+use super::actor::{Actor, Bulk};
+use super::workers::Job;
+use crate::engine::session::Outgoing;
+use crate::engine::{self, Class, Input};
+use crate::index::{IndexError, Row};
+use crate::model::{Incarnation, Lane, NodeId, Sequence, limits};
+use crate::net::{
+    Ack, Announce, Announced, ControlMessage, LaneError, LaneSender, LinkHandle, MountHello,
+    MountState,
+};
+
+/// Rows read from the index at a time for a lane that is behind.
+const ROWS_MAX: usize = 256;
+
+/// How often the state is told when nothing changes, in milliseconds.
+const STATE_EVERY_MS: u64 = 2000;
+
+/// How long the state is held back while much happens, in milliseconds.
+const STATE_AFTER_MS: u64 = 50;
+
+/// One peer, as this mount sees it.
+pub(super) struct Peer {
+    pub link: LinkHandle,
+    /// Both have greeted; nothing is announced before.
+    pub out: Option<Outgoing>,
+    lanes: Vec<LaneSender>,
+    /// A lane's rows are being filled with content.
+    loading: [bool; Lane::ALL.len()],
+    incarnation: Incarnation,
+    done: Vec<(Lane, Sequence)>,
+    told: Vec<(Lane, Sequence)>,
+    /// The last state it told.
+    pub state: Option<MountState>,
+    /// Why nothing is exchanged with it.
+    pub refused: Option<String>,
+    pub paused: bool,
+    state_told_ms: u64,
+    state_told: Option<MountState>,
+}
+
+impl Actor {
+    /// A peer is linked: greet it.
+    pub(super) fn up(&mut self, peer: NodeId, link: LinkHandle) -> Result<(), IndexError> {
+        let cursors = self.index.cursors(peer)?;
+        let received = self.engine.received(peer);
+        let from = if received.is_empty() { cursors.done } else { received };
+        let hello = MountHello {
+            mount: self.place.name.clone(),
+            policy: self.place.policy.hash(),
+            incarnation: self.index.incarnation(),
+            known: cursors.incarnation,
+            cursors: from,
+            paused: self.paused,
+            head: self.index.head(),
+        };
+        let lanes: Vec<_> =
+            Lane::ALL.iter().map(|&lane| link.lane(&self.place.name, lane)).collect();
+        for lane in &lanes {
+            let inbox = self.inbox.clone();
+            lane.on_capacity(move || inbox.wake());
+        }
+        self.say(&link, ControlMessage::MountHello(hello));
+        let peer_state = Peer {
+            link,
+            out: None,
+            lanes,
+            loading: [false; Lane::ALL.len()],
+            incarnation: Incarnation::default(),
+            done: Vec::new(),
+            told: Vec::new(),
+            state: None,
+            refused: None,
+            paused: false,
+            state_told_ms: 0,
+            state_told: None,
+        };
+        self.peers.insert(peer, peer_state);
+        Ok(())
+    }
+
+    pub(super) fn down(&mut self, peer: NodeId) -> Result<(), IndexError> {
+        self.peers.remove(&peer);
+        self.input(Input::PeerDown(peer))
+    }
+
+    fn say(&self, link: &LinkHandle, message: ControlMessage) {
+        if let Err(error) = link.send_control(message) {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(mount = self.place.name, peer = %link.peer(), error, "not said");
+        }
+    }
+
+    pub(super) fn control(
+        &mut self,
+        peer: NodeId,
+        message: ControlMessage,
+    ) -> Result<(), IndexError> {
+        match message {
+            ControlMessage::MountHello(hello) => self.greeted(peer, &hello),
+            ControlMessage::Ack(ack) => self.acknowledged(peer, &ack),
+            ControlMessage::State(state) => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.state = Some(*state);
+                }
+                Ok(())
+            }
+            ControlMessage::Hello(_) | ControlMessage::Members(_) => Ok(()),
+        }
+    }
+
+    fn greeted(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
+        let ours = (self.place.policy.hash(), self.index.incarnation());
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        peer.paused = hello.paused;
+        if hello.policy != ours.0 {
+            let reason = "its rules (preset, ignore, rule) differ from ours";
+            tracing::error!(mount = self.place.name, peer = %id, reason, "nothing is exchanged");
+            peer.refused = Some(reason.to_owned());
+            return Ok(());
+        }
+        peer.refused = None;
+        peer.incarnation = hello.incarnation;
+        let known = self.index.cursors(id)?;
+        let anew = known.incarnation != hello.incarnation;
+        if anew {
+            self.index.forget_peer(id, hello.incarnation)?;
+        }
+        let cursors: &[_] = if hello.known == ours.1 { &hello.cursors } else { &[] };
+        // A cursor beyond our head is of changes that a crash took from our index.
+        let head = self.index.head();
+        let cursors: Vec<_> = cursors.iter().filter(|(_, at)| *at <= head).copied().collect();
+        let mut out = Outgoing::starting_at(&cursors);
+        if !anew {
+            known.acknowledged.iter().for_each(|&(lane, at)| out.acknowledge(lane, at));
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        peer.out = Some(out);
+        let done = if anew { Vec::new() } else { known.done };
+        self.input(Input::PeerUp { peer: id, cursors: done, anew })?;
+        self.tell_state(true);
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, id: NodeId, ack: &Ack) -> Result<(), IndexError> {
+        if ack.incarnation != self.index.incarnation() {
+            return Ok(());
+        }
+        for &(lane, sequence) in &ack.lanes {
+            if let Some(out) = self.peers.get_mut(&id).and_then(|peer| peer.out.as_mut()) {
+                out.acknowledge(lane, sequence);
+                self.index.set_acknowledged(id, lane, sequence)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of a peer.
+    pub(super) fn announced(&mut self, bulk: Bulk) -> Result<(), IndexError> {
+        let Bulk { peer, lane, announce } = bulk;
+        let greeted = self.peers.get(&peer).is_some_and(|p| p.out.is_some());
+        if !greeted {
+            return Ok(());
+        }
+        for announced in announce.records {
+            let Announced { sequence, record, after, content } = announced;
+            let ours = self.index.row(&record.path)?.map(|row| row.record);
+            let content = match (content, record.entry.as_ref().and_then(|e| e.content())) {
+                (Some(bytes), Some((id, _))) => self.shelf.put(record.path.clone(), id, bytes),
+                _ => false,
+            };
+            let announced =
+                engine::Announced { peer, lane, sequence, after, theirs: record, content, ours };
+            self.input(Input::Announced(Box::new(announced)))?;
+        }
+        self.input(Input::Progress { peer, lane, sequence: announce.progress })
+    }
+
+    /// Notes what of the peers' changes is done, in the turn's transaction.
+    pub(super) fn note_done(&mut self) -> Result<(), IndexError> {
+        for (&id, peer) in &mut self.peers {
+            let done = self.engine.done(id);
+            for &(lane, sequence) in done.iter().filter(|at| !peer.done.contains(at)) {
+                self.index.set_done(id, lane, sequence)?;
+            }
+            peer.done = done;
+        }
+        Ok(())
+    }
+
+    /// Tells the peers, once it is committed.
+    pub(super) fn send_done(&mut self) {
+        for peer in self.peers.values_mut().filter(|p| p.out.is_some() && p.done != p.told) {
+            let ack = Ack {
+                mount: self.place.name.clone(),
+                incarnation: peer.incarnation,
+                lanes: peer.done.clone(),
+            };
+            if peer.link.send_control(ControlMessage::Ack(ack)).is_ok() {
+                peer.told = peer.done.clone();
+            }
+        }
+    }
+
+    /// Announces what this turn has stored to the peers that are not behind.
+    pub(super) fn send_fresh(&mut self) {
+        let fresh = std::mem::take(&mut self.turn.fresh);
+        if fresh.is_empty() {
+            return;
+        }
+        let head = self.index.head();
+        for lane in Lane::ALL.into_iter().filter(|&lane| lane != Lane::Forward) {
+            let rows: Vec<_> = fresh.iter().filter(|(row, _)| row.lane == lane).collect();
+            let Some((first, _)) = rows.first() else { continue };
+            let barrier = |row: &Row| self.place.policy.class(&row.record.path) == Class::Barrier;
+            let announced: Vec<_> = rows
+                .iter()
+                .map(|(row, content)| {
+                    announced(row, row.ordered || barrier(row), head, content.clone())
+                })
+                .collect();
+            for peer in self.peers.values_mut() {
+                let loading = peer.loading[lane as usize];
+                let Some(out) = peer.out.as_mut() else { continue };
+                // Everything before this turn's first row must have been sent.
+                let behind =
+                    self.index.count_after(lane, out.sent(lane), before(first.sequence), peer.link.peer(), 1);
+                if loading || !matches!(behind, Ok(0)) {
+                    continue;
+                }
+                send(out, &peer.lanes[lane as usize], lane, &announced);
+            }
+        }
+    }
+
+    /// Has lanes that are behind filled from the index, and tells owed positions.
+    pub(super) fn pump_all(&mut self) -> Result<(), IndexError> {
+        let ids: Vec<_> = self.peers.keys().copied().collect();
+        for id in ids {
+            for lane in Lane::ALL {
+                self.pump(id, lane)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pump(&mut self, id: NodeId, lane: Lane) -> Result<(), IndexError> {
+        let head = self.index.lane_head(lane);
+        let forward = lane == Lane::Forward && self.is_forward_due(id, head);
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let Some(out) = peer.out.as_mut() else { return Ok(()) };
+        if peer.loading[lane as usize] || lane == Lane::Forward && !forward {
+            return Ok(());
+        }
+        if out.sent(lane) >= head {
+            if let Some(progress) = out.owed_progress(lane) {
+                let announce = Announce { records: Vec::new(), progress };
+                if peer.lanes[lane as usize].try_send(announce).is_ok() {
+                    out.advance(lane, progress);
+                }
+            }
+            return Ok(());
+        }
+        if peer.lanes[lane as usize].capacity() == 0 {
+            return Ok(());
+        }
+        let (rows, through) = self.index.rows_after(lane, out.sent(lane), ROWS_MAX, id)?;
+        if rows.is_empty() {
+            out.skip(lane, through);
+            return Ok(());
+        }
+        let barrier = |row: &Row| self.place.policy.class(&row.record.path) == Class::Barrier;
+        let promised = self.index.head();
+        let records: Vec<_> = rows
+            .iter()
+            .map(|row| announced(row, row.ordered || barrier(row), promised, None))
+            .collect();
+        peer.loading[lane as usize] = true;
+        drop(self.workers.jobs.send(Job::Load { peer: id, lane, records, through }));
+        Ok(())
+    }
+
+    /// Whether records learned from others are to be passed on to this peer.
+    fn is_forward_due(&mut self, id: NodeId, head: Sequence) -> bool {
+        let now_ms = self.now().monotonic_ms;
+        let totals = self.index.totals();
+        let linked: Vec<_> = self.peers.keys().copied().filter(|&other| other != id).collect();
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let Some(out) = peer.out.as_mut() else { return false };
+        if out.sent(Lane::Forward) >= head {
+            out.forwarded();
+            return true;
+        }
+        let state = peer.state.as_ref();
+        let misses_someone =
+            state.is_some_and(|state| linked.iter().any(|other| !state.links.contains(other)));
+        let differs = state.is_none_or(|state| {
+            state.versions_fingerprint != totals.versions.to_bytes()
+        });
+        if !differs {
+            out.skip(Lane::Forward, head);
+            out.forwarded();
+            return false;
+        }
+        out.forwards_now(now_ms, misses_someone)
+    }
+
+    /// When sending has to be looked at again.
+    pub(super) fn next_send_ms(&self) -> Option<u64> {
+        let state = |peer: &Peer| {
+            let wait = if self.state_differs(peer) { STATE_AFTER_MS } else { STATE_EVERY_MS };
+            Some(peer.state_told_ms + wait)
+        };
+        let forward = |peer: &Peer| peer.out.as_ref().and_then(Outgoing::forwards_at_ms);
+        self.peers.values().flat_map(|peer| [state(peer), forward(peer)]).flatten().min()
+    }
+
+    /// Content was read into announcements.
+    pub(super) fn loaded(
+        &mut self,
+        id: NodeId,
+        lane: Lane,
+        records: Vec<Announced>,
+        through: Sequence,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // A link that is new since then has not asked for this; it is sent again.
+        if !std::mem::take(&mut peer.loading[lane as usize]) {
+            return;
+        }
+        let Some(out) = peer.out.as_mut() else { return };
+        if send(out, &peer.lanes[lane as usize], lane, &records) {
+            out.skip(lane, through);
+        }
+    }
+
+    /// Tells the peers how this mount is, if that changed or it is time.
+    pub(super) fn tell_state(&mut self, now: bool) {
+        let now_ms = self.now().monotonic_ms;
+        let state = self.state();
+        for peer in self.peers.values_mut().filter(|peer| peer.out.is_some()) {
+            let differs = peer.state_told.as_ref() != Some(&state);
+            let wait = if differs { STATE_AFTER_MS } else { STATE_EVERY_MS };
+            if !now && now_ms < peer.state_told_ms + wait {
+                continue;
+            }
+            let message = ControlMessage::State(Box::new(state.clone()));
+            if peer.link.send_control(message).is_ok() {
+                peer.state_told_ms = now_ms;
+                peer.state_told = Some(state.clone());
+            }
+        }
+    }
+
+    fn state_differs(&self, peer: &Peer) -> bool {
+        peer.state_told.as_ref() != Some(&self.state())
+    }
+
+    fn state(&self) -> MountState {
+        let totals = self.index.totals();
+        let (dirty, wants) = self.engine.pending();
+        MountState {
+            mount: self.place.name.clone(),
+            head: self.index.head(),
+            fingerprint: totals.fingerprint.to_bytes(),
+            versions_fingerprint: totals.versions.to_bytes(),
+            files: totals.files,
+            bytes: totals.bytes,
+            pending: (dirty + wants) as u64,
+            problems: self.engine.problem_count() as u64,
+            links: self.peers.keys().copied().collect(),
+            halted: self.halted.clone().unwrap_or_default(),
+        }
+    }
+}
+
+fn before(sequence: Sequence) -> Sequence {
+    Sequence(sequence.0.saturating_sub(1))
+}
+
+fn announced(
+    row: &Row,
+    ordered: bool,
+    head: Sequence,
+    content: Option<Arc<[u8]>>,
+) -> Announced {
+    let after = ordered.then_some(head);
+    Announced { sequence: row.sequence, record: row.record.clone(), after, content }
+}
+
+/// Sends records of a lane in messages of bounded size, as far as there is room. Says whether all
+/// went.
+fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announced]) -> bool {
+    let mut rest = records;
+    while !rest.is_empty() {
+        let (count, _) = rest.iter().take(limits::ANNOUNCE_RECORDS_MAX).fold(
+            (0, 0),
+            |(count, bytes), announced| {
+                let bytes = bytes + 512 + announced.content.as_ref().map_or(0, |c| c.len());
+                if bytes > limits::ANNOUNCE_BYTES_MAX && count > 0 {
+                    (count, usize::MAX / 2)
+                } else {
+                    (count + 1, bytes)
+                }
+            },
+        );
+        let (message, later) = rest.split_at(count);
+        let Some(progress) = message.last().map(|last| last.sequence) else { return true };
+        let announce = Announce { records: message.to_vec(), progress };
+        match lane.try_send(announce) {
+            Ok(()) => {}
+            Err(LaneError::Full | LaneError::Closed) => return false,
+        }
+        for announced in message {
+            if let Some(after) = announced.after {
+                out.promise(after);
+            }
+        }
+        out.advance(number, progress);
+        rest = later;
+    }
+    true
+}

@@ -1,0 +1,235 @@
+//! Threads that do the waiting: reads, listings, applies, content for announcements.
+//!
+//! They decide nothing: a job goes in, what was found goes into the mount's mailbox. What is handed
+//! out at a time is bounded by the engine's limits, so their queues are too.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::actor::{Event, Inbox};
+use crate::disk::{self, ApplyRequest, Listed, Mount, ReadRequest};
+use crate::engine::Policy;
+use crate::model::{ContentId, Found, Lane, NodeId, RelPath, Sequence, Signature, limits};
+use crate::net::Announced;
+
+/// Threads that read and hash, per mount.
+const READERS: usize = 2;
+
+/// Listings on their way to the control thread at most.
+const LISTINGS_MAX: usize = 64;
+
+/// A look at a path.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub path: RelPath,
+    pub known: Option<Signature>,
+    pub even_if_open: bool,
+}
+
+/// What the readers do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Look at these paths.
+    Read(Vec<Look>),
+    /// Read the content of small files into their announcements.
+    Load { peer: NodeId, lane: Lane, records: Vec<Announced>, through: Sequence },
+    /// Stage content from a file that is here already.
+    Copy { path: RelPath, content: ContentId, size: u64, from: Vec<RelPath> },
+}
+
+/// A file to be made visible, with the content that came along.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub requests: Vec<ApplyRequest>,
+    /// The index's log: what is journaled in it is durable before anything is visible.
+    pub journal: Arc<File>,
+}
+
+/// Lets so many pass until they are done.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    inside: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Gate {
+    fn enter(&self) {
+        let full = |inside: &mut usize| *inside >= LISTINGS_MAX;
+        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let inside = self.left.wait_while(inside, full);
+        *inside.unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
+    pub(super) fn leave(&self) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        *inside = inside.saturating_sub(1);
+        self.left.notify_one();
+    }
+}
+
+/// The threads of one mount. They end when this is dropped and their work is done.
+#[derive(Debug)]
+pub(super) struct Workers {
+    pub jobs: Sender<Job>,
+    pub walks: Sender<RelPath>,
+    pub groups: Sender<Group>,
+    pub gate: Arc<Gate>,
+}
+
+impl Workers {
+    /// Starts them.
+    pub(super) fn start(
+        name: &str,
+        mount: &Arc<Mount>,
+        policy: &Arc<Policy>,
+        inbox: &Arc<Inbox>,
+    ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let gate = Arc::new(Gate::default());
+        let (jobs, job_queue) = channel();
+        let (walks, walk_queue) = channel();
+        let (groups, group_queue) = channel();
+        let job_queue = Arc::new(Mutex::new(job_queue));
+        let mut threads = Vec::new();
+        let spawn = |kind: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(format!("{kind} {name}")).spawn(work)
+        };
+        for _ in 0..READERS {
+            let (queue, mount, inbox) = (job_queue.clone(), mount.clone(), inbox.clone());
+            threads.push(spawn("read", Box::new(move || read_jobs(&queue, &mount, &inbox)))?);
+        }
+        let walker = Walker {
+            mount: mount.clone(),
+            policy: policy.clone(),
+            inbox: inbox.clone(),
+            gate: gate.clone(),
+        };
+        threads.push(spawn("scan", Box::new(move || walker.run(&walk_queue)))?);
+        let (mount, inbox) = (mount.clone(), inbox.clone());
+        threads.push(spawn("apply", Box::new(move || apply(&group_queue, &mount, &inbox)))?);
+        Ok((Self { jobs, walks, groups, gate }, threads))
+    }
+}
+
+fn read_jobs(queue: &Mutex<Receiver<Job>>, mount: &Mount, inbox: &Inbox) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        inbox.push(match job {
+            Job::Read(looks) => Event::Seen(looks.into_iter().map(|l| look(mount, l)).collect()),
+            Job::Load { peer, lane, mut records, through } => {
+                load(mount, &mut records);
+                Event::Loaded { peer, lane, records, through }
+            }
+            Job::Copy { path, content, size, from } => {
+                let copied = |from: &RelPath| {
+                    disk::stage_from_local(mount, from, content, size).unwrap_or(false)
+                };
+                let done = from.iter().any(copied);
+                Event::Copied { path, content, size, done }
+            }
+        });
+    }
+}
+
+fn look(mount: &Mount, look: Look) -> (RelPath, Found) {
+    let Look { path, known, even_if_open } = look;
+    let found = disk::read(mount, &ReadRequest { path: &path, known, even_if_open });
+    (path, found)
+}
+
+/// Puts content into announcements of small files, as far as it is still what the record says.
+fn load(mount: &Mount, records: &mut [Announced]) {
+    let mut bytes = 0;
+    for announced in records {
+        let content = announced.record.entry.as_ref().and_then(|entry| entry.content());
+        let Some((id, size)) = content else { continue };
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        if size > limits::INLINE_BYTES_MAX || bytes + length > limits::ANNOUNCE_BYTES_MAX {
+            continue;
+        }
+        if let Some(content) = small_content(mount, &announced.record.path, id, length) {
+            bytes += length;
+            announced.content = Some(content);
+        }
+    }
+}
+
+fn small_content(
+    mount: &Mount,
+    path: &RelPath,
+    id: ContentId,
+    length: usize,
+) -> Option<Arc<[u8]>> {
+    if length == 0 {
+        return Some(Arc::default());
+    }
+    let mut content = Vec::with_capacity(length + 1);
+    let file = disk::open_content(mount, path).ok()?;
+    file.take(length as u64 + 1).read_to_end(&mut content).ok()?;
+    (content.len() == length && ContentId::of(&content) == id).then(|| content.into())
+}
+
+/// Lists whole subtrees.
+struct Walker {
+    mount: Arc<Mount>,
+    policy: Arc<Policy>,
+    inbox: Arc<Inbox>,
+    gate: Arc<Gate>,
+}
+
+impl Walker {
+    fn run(&self, queue: &Receiver<RelPath>) {
+        while let Ok(top) = queue.recv() {
+            self.walk(&top);
+            self.inbox.push(Event::Walked(top));
+        }
+    }
+
+    fn walk(&self, top: &RelPath) {
+        let mut directories = VecDeque::from([top.clone()]);
+        while let Some(dir) = directories.pop_front() {
+            if !dir.is_root() && self.policy.skips(&dir) {
+                continue;
+            }
+            let children = match disk::list(&self.mount, &dir) {
+                Ok(children) => children,
+                Err(error) => {
+                    self.inbox.push(Event::ListingFailed { dir, reason: error.to_string() });
+                    continue;
+                }
+            };
+            for child in children.iter().flatten().filter(|child| child.is_dir) {
+                if let Ok(path) = dir.join(&child.name) {
+                    directories.push_back(path);
+                }
+            }
+            self.gate.enter();
+            self.inbox.push(Event::Listing { dir, children });
+        }
+    }
+}
+
+/// What a directory held; nothing if there was none.
+pub(super) type Listing = Option<Vec<Listed>>;
+
+fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox) {
+    while let Ok(Group { requests, journal }) = queue.recv() {
+        let synced = journal.sync_data();
+        let outcomes = match synced {
+            Ok(()) => disk::apply_group(mount, &requests),
+            Err(error) => {
+                let reason = format!("cannot sync the index: {error}");
+                let failed = disk::Outcome::Failed { reason, no_space: false };
+                vec![failed; requests.len()]
+            }
+        };
+        let paths = requests.into_iter().map(|request| request.path);
+        inbox.push(Event::Applied(paths.zip(outcomes).collect()));
+    }
+}

@@ -1,0 +1,382 @@
+//! Inodes that were displaced from their path, and the second look at them.
+//!
+//! In: what is displaced, with what it was expected to be. Out: [`LateWrite`]s. A writer may have
+//! had the file open: what it writes afterwards would be lost with it. Everything needed is in the
+//! name of the displaced file, so that a crash loses nothing. It must never remove what is not
+//! exactly the version that was expected.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, openat, readlinkat, renameat_with, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::call::{Call, Refused};
+use super::look::{Look, Type};
+use super::mount::Mount;
+use super::sys::{Writer, writer_of};
+use super::{scan, stage, trash};
+use crate::model::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX};
+use crate::model::{Mtime, RelPath, Signature};
+
+const OPEN: Call = Call::new("open.displaced", "open a displaced directory");
+const SPILL: Call = Call::new("rename.spill", "move out of a displaced directory");
+const SIDECAR: Call = Call::new("symlink.displaced", "note the path of a displaced file");
+const UNLINK: Call = Call::new("unlink.displaced", "remove a displaced file");
+
+/// Displaced files looked at in one call.
+const LOOKS_MAX: usize = 4096;
+/// Stands for a path that does not fit into the name: it is in symbolic links beside it, which are
+/// as durable as a name.
+const LONG: &[u8] = b"%long";
+const SIDECAR_BYTES: usize = SYMLINK_BYTES_MAX - 1;
+
+/// What becomes of a displaced file after the second look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Drop,
+    Trash,
+    /// Only if it could not be moved at once: it is handed out like a late write.
+    Keep,
+}
+
+/// A displaced file that somebody wrote to, or that was not the version expected and could not be
+/// put back. It is reported until the caller removes the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateWrite {
+    /// Where it was.
+    pub path: RelPath,
+    /// Where it is: to be moved away or copied and removed.
+    pub file: PathBuf,
+}
+
+/// A place in `displaced/`, taken by one thread until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot<'m> {
+    mount: &'m Mount,
+    unique: u64,
+    pub(crate) name: Vec<u8>,
+}
+
+/// What the name of a displaced file tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Label {
+    fate: Fate,
+    secs: u64,
+    unique: u64,
+    /// The inode staged to replace it. If this is what lies here, it was never visible.
+    staged: u64,
+    inode: u64,
+    size: u64,
+    mtime: Mtime,
+}
+
+impl<'m> Slot<'m> {
+    pub(crate) fn new(
+        mount: &'m Mount,
+        fate: Fate,
+        staged: u64,
+        expected: &Signature,
+        path: &RelPath,
+    ) -> Result<Self, Refused> {
+        let label = Label {
+            fate,
+            secs: mount.clock().unix_seconds(),
+            unique: mount.unique(),
+            staged,
+            inode: expected.inode,
+            size: expected.size,
+            mtime: expected.mtime,
+        };
+        mount.in_flight().insert(label.unique);
+        let mut slot = Self { mount, unique: label.unique, name: label.encode() };
+        let escaped = escape(path.as_bytes());
+        if slot.name.len() + escaped.len() <= NAME_BYTES_MAX {
+            slot.name.extend_from_slice(&escaped);
+        } else {
+            slot.name.extend_from_slice(LONG);
+            for (i, piece) in path.as_bytes().chunks(SIDECAR_BYTES).enumerate() {
+                let name = sidecar(label.unique, i);
+                SIDECAR.run(|| symlinkat(piece, &mount.displaced, &*name))?;
+            }
+        }
+        Ok(slot)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let gone = Look::at(&self.mount.displaced, &self.name).is_ok_and(|look| look.is_none());
+        if gone && self.name.ends_with(LONG) {
+            remove_sidecars(self.mount, self.unique);
+        }
+        self.mount.in_flight().remove(&self.unique);
+    }
+}
+
+/// Looks again at what was displaced at least `older_than` ago: removes it, or moves it to the
+/// trash, unless it is still open for writing. Returns what was written to meanwhile, oldest
+/// first. At most 4,096 files are looked at; what the operating system refuses is left for the
+/// next call.
+#[must_use]
+pub fn look_again(mount: &Mount, older_than: Duration) -> Vec<LateWrite> {
+    let names = scan::names(&mount.displaced, LOOKS_MAX).unwrap_or_else(|e| {
+        tracing::warn!(error = &e as &dyn std::error::Error, "cannot look again");
+        Vec::new()
+    });
+    let now = mount.clock().unix_seconds();
+    let mut late = Vec::new();
+    for name in names {
+        let Some((label, path)) = Label::decode(&name) else {
+            remove_stray_sidecar(mount, &name);
+            continue;
+        };
+        // A time from the future was a clock set back since: it does not keep the file for ever.
+        let age = if label.secs > now { u64::MAX } else { now - label.secs };
+        if age < older_than.as_secs() || mount.in_flight().contains(&label.unique) {
+            continue;
+        }
+        match judge(mount, &name, &label, path) {
+            Ok(Some(write)) => late.push((label.secs, label.unique, write)),
+            Ok(None) => {}
+            Err(e) => {
+                tracing::warn!(error = &e as &dyn std::error::Error, "cannot look again");
+            }
+        }
+    }
+    late.sort_by_key(|(secs, unique, _)| (*secs, *unique));
+    late.into_iter().map(|(_, _, write)| write).collect()
+}
+
+fn judge(
+    mount: &Mount,
+    name: &[u8],
+    label: &Label,
+    path: &[u8],
+) -> Result<Option<LateWrite>, Refused> {
+    let dir = &mount.displaced;
+    let Some(look) = Look::at(dir, name)? else {
+        return Ok(None);
+    };
+    let path = if path == LONG { long_path(mount, label.unique) } else { unescape(path) };
+    let Some(path) = path.and_then(|bytes| RelPath::parse(&bytes).ok()) else {
+        // Without its path it can only be kept, for a person to look at.
+        return Ok(None);
+    };
+    if look.inode != label.staged && look.is_dir() {
+        return spill(mount, name, &path).map(|()| None);
+    }
+    if look.inode != label.staged {
+        if look.file_type() == Type::File && has_writer(dir, name) {
+            return Ok(None);
+        }
+        if label.fate == Fate::Keep || !label.describes(&look) {
+            return Ok(Some(LateWrite { path, file: file_path(mount, name) }));
+        }
+    }
+    if label.fate == Fate::Trash && look.inode != label.staged {
+        trash::put(mount, dir, name, &path, label.secs)?;
+    } else {
+        stage::remove_any(dir, name)?;
+    }
+    remove_sidecars(mount, label.unique);
+    Ok(None)
+}
+
+/// Whether somebody has it open for writing, as far as can be known.
+pub(crate) fn has_writer(dir: &OwnedFd, name: &[u8]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(dir, name, flags | OFlags::NOATIME, Mode::empty())
+        .or_else(|_| openat(dir, name, flags, Mode::empty()))
+    {
+        Ok(file) => writer_of(&file) == Writer::Yes,
+        Err(_) => false,
+    }
+}
+
+/// Removes a displaced directory. It was empty when it was displaced; had something been put into
+/// it in that moment, each child becomes a displaced file of its own, never expected by anybody.
+fn spill(mount: &Mount, name: &[u8], path: &RelPath) -> Result<(), Refused> {
+    let dir = &mount.displaced;
+    match UNLINK.run(|| unlinkat(dir, name, AtFlags::REMOVEDIR)) {
+        Err(e) if matches!(e.errno(), Errno::NOTEMPTY | Errno::EXIST) => {}
+        other => return other,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let from = OPEN.run(|| openat(dir, name, flags, Mode::empty()))?;
+    for child in scan::names(&from, LOOKS_MAX)? {
+        let Ok(path) = path.join(&child) else { continue };
+        let never = Mtime::default();
+        let nothing = Signature {
+            inode: 0,
+            size: 0,
+            mode: 0,
+            mtime: never,
+            ctime: never,
+            links: 0,
+            racy: true,
+        };
+        let slot = Slot::new(mount, Fate::Keep, 0, &nothing, &path)?;
+        let flags = RenameFlags::NOREPLACE;
+        SPILL.run(|| renameat_with(&from, &*child, dir, &*slot.name, flags))?;
+    }
+    UNLINK.run(|| unlinkat(dir, name, AtFlags::REMOVEDIR))
+}
+
+fn file_path(mount: &Mount, name: &[u8]) -> PathBuf {
+    mount.own_path("displaced").join(std::ffi::OsStr::from_bytes(name))
+}
+
+impl Label {
+    fn encode(&self) -> Vec<u8> {
+        let fate = match self.fate {
+            Fate::Drop => 'd',
+            Fate::Trash => 't',
+            Fate::Keep => 'k',
+        };
+        format!(
+            "{fate}-{:x}-{:x}-{:x}-{:x}-{:x}-{:x}-{:x}-",
+            self.secs,
+            self.unique,
+            self.staged,
+            self.inode,
+            self.size,
+            self.mtime.secs.cast_unsigned(),
+            self.mtime.nanos
+        )
+        .into_bytes()
+    }
+
+    /// The label, and the escaped path behind it.
+    fn decode(name: &[u8]) -> Option<(Self, &[u8])> {
+        let mut fields = name.splitn(9, |&b| b == b'-');
+        let fate = match fields.next()? {
+            b"d" => Fate::Drop,
+            b"t" => Fate::Trash,
+            b"k" => Fate::Keep,
+            _ => return None,
+        };
+        let mut number = || {
+            let digits = std::str::from_utf8(fields.next()?).ok()?;
+            u64::from_str_radix(digits, 16).ok()
+        };
+        let label = Self {
+            fate,
+            secs: number()?,
+            unique: number()?,
+            staged: number()?,
+            inode: number()?,
+            size: number()?,
+            mtime: Mtime { secs: number()?.cast_signed(), nanos: u32::try_from(number()?).ok()? },
+        };
+        Some((label, fields.next()?))
+    }
+
+    fn describes(&self, look: &Look) -> bool {
+        let size = if look.file_type() == Type::File { look.size } else { 0 };
+        (self.inode, self.size, self.mtime) == (look.inode, size, look.mtime)
+    }
+}
+
+/// The path as one name: a slash as `%2F`, a percent sign as `%25`, all else as it is.
+pub(crate) fn escape(path: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(path.len());
+    for &b in path {
+        match b {
+            b'/' => escaped.extend_from_slice(b"%2F"),
+            b'%' => escaped.extend_from_slice(b"%25"),
+            _ => escaped.push(b),
+        }
+    }
+    escaped
+}
+
+fn unescape(escaped: &[u8]) -> Option<Vec<u8>> {
+    let mut path = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((&b, after)) = rest.split_first() {
+        rest = after;
+        if b != b'%' {
+            path.push(b);
+            continue;
+        }
+        let (code, after) = rest.split_at_checked(2)?;
+        path.push(match code {
+            b"2F" => b'/',
+            b"25" => b'%',
+            _ => return None,
+        });
+        rest = after;
+    }
+    Some(path)
+}
+
+fn sidecar(unique: u64, i: usize) -> Vec<u8> {
+    format!("path-{unique:x}-{i}").into_bytes()
+}
+
+fn long_path(mount: &Mount, unique: u64) -> Option<Vec<u8>> {
+    let mut path = Vec::new();
+    for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
+        match readlinkat(&mount.displaced, &*sidecar(unique, i), Vec::new()) {
+            Ok(piece) => path.extend_from_slice(piece.as_bytes()),
+            Err(_) => break,
+        }
+    }
+    (!path.is_empty()).then_some(path)
+}
+
+fn remove_sidecars(mount: &Mount, unique: u64) {
+    for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
+        if unlinkat(&mount.displaced, &*sidecar(unique, i), AtFlags::empty()).is_err() {
+            break;
+        }
+    }
+}
+
+/// Removes the noted path of a displaced file that the caller has taken away since.
+fn remove_stray_sidecar(mount: &Mount, name: &[u8]) {
+    let Some(unique) = name
+        .strip_prefix(b"path-")
+        .and_then(|rest| std::str::from_utf8(rest).ok()?.split_once('-'))
+        .and_then(|(unique, _)| u64::from_str_radix(unique, 16).ok())
+    else {
+        return;
+    };
+    let needle = format!("-{unique:x}-").into_bytes();
+    let used = scan::names(&mount.displaced, usize::MAX).map_or(true, |names| {
+        names.iter().any(|name| {
+            name.ends_with(LONG) && name.windows(needle.len()).any(|part| part == needle)
+        })
+    });
+    if !used && !mount.in_flight().contains(&unique) {
+        remove_sidecars(mount, unique);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_survives_its_name() {
+        let label = Label {
+            fate: Fate::Trash,
+            secs: 1_700_000_000,
+            unique: u64::MAX >> 1,
+            staged: 12,
+            inode: u64::MAX,
+            size: 10 << 30,
+            mtime: Mtime { secs: -1, nanos: 999_999_999 },
+        };
+        let path = b"a-b/c%2F\n\xff";
+        let name = [label.encode(), escape(path)].concat();
+        let (decoded, escaped) = Label::decode(&name).unwrap();
+        assert_eq!(label, decoded);
+        assert_eq!(Some(path.to_vec()), unescape(escaped));
+    }
+}

@@ -1,0 +1,497 @@
+//! The visible half of a change: compares what is at the path, swaps, and looks at what came out.
+//!
+//! In: requests with their plans, in order. Out: their outcomes. Whatever is found displaced that
+//! is not the expected version goes back, or stays in `displaced/` where the second look finds it.
+//! It must never unlink anything at its path: what goes is first moved away, then looked at.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat_with, unlinkat};
+use rustix::io::Errno;
+
+use super::apply::{ApplyRequest, Displaced, Outcome};
+use super::call::Call;
+use super::displaced::{Fate, Slot, has_writer};
+use super::look::{Look, Type};
+use super::mount::Mount;
+use super::parents::{Parent, Parents};
+use super::prepare::{Item, Plan, effective_meta};
+use super::{DiskError, OWNER_UNKNOWN, copy, metadata, read, stage, sync, trash, walk};
+use crate::model::{Entry, Kind, RelPath, Signature};
+
+const CREATE: Call = Call::new("rename.create", "rename to the target");
+const DISPLACE: Call = Call::new("rename.displace", "move the target away");
+const EXCHANGE: Call = Call::new("rename.apply", "rename over the target");
+const LINK: Call = Call::new("link.stage", "link to the other name");
+const OPEN: Call = Call::new("open.inplace", "open to set metadata");
+const READY: Call = Call::new("rename.ready", "move from the stage");
+const RMDIR: Call = Call::new("rmdir.apply", "remove the directory");
+const UNDO: Call = Call::new("rename.undo", "put the target back");
+
+/// Makes the changes of one group visible.
+#[derive(Debug)]
+pub(crate) struct Placer<'m> {
+    mount: &'m Mount,
+    parents: Parents<'m>,
+    /// Inodes that got a further name: their signatures are taken again at the end.
+    linked: HashSet<u64>,
+    /// Paths whose metadata was changed in place.
+    in_place: Vec<RelPath>,
+    displaced: bool,
+}
+
+impl<'m> Placer<'m> {
+    pub(crate) fn new(mount: &'m Mount) -> Self {
+        Self {
+            mount,
+            parents: Parents::new(mount),
+            linked: HashSet::new(),
+            in_place: Vec::new(),
+            displaced: false,
+        }
+    }
+
+    /// Makes one change.
+    pub(crate) fn place(&mut self, request: &ApplyRequest, plan: Plan) -> Outcome {
+        let outcome = match plan {
+            Plan::Settled(outcome) => Ok(outcome),
+            Plan::Absent => self.absent(request),
+            Plan::Delete => self.delete(request),
+            Plan::InPlace => self.in_place(request),
+            Plan::Link(other) => self.link(request, &other),
+            Plan::Put(item) => self.put(request, &item),
+        };
+        outcome.unwrap_or_else(|outcome| outcome)
+    }
+
+    /// Restores directory times, verifies that the directories are where they were, and makes
+    /// everything durable.
+    pub(crate) fn finish(mut self, requests: &[ApplyRequest], outcomes: &mut [Outcome]) {
+        let touched: Vec<bool> =
+            requests.iter().map(|r| self.parents.is_touched(r.path.as_bytes())).collect();
+        let (dirs, moved) = self.parents.settle();
+        let pairs = requests.iter().zip(outcomes.iter_mut()).zip(touched);
+        for ((request, outcome), touched) in pairs {
+            let parent = request.path.split().map_or(&[][..], |(dir, _)| dir);
+            if outcome.is_done() && moved.iter().any(|dir| **dir == *parent) {
+                *outcome = Outcome::Changed;
+            }
+            let Outcome::Done { signature: Some(signature) } = outcome else { continue };
+            if touched || self.linked.contains(&signature.inode) {
+                match self.look_once_more(&request.path, signature) {
+                    Some(now) => *signature = now,
+                    None => *outcome = Outcome::Changed,
+                }
+            }
+        }
+        let in_place: Vec<&[u8]> = self.in_place.iter().map(RelPath::as_bytes).collect();
+        if let Err(e) = sync::changed(self.mount, &dirs, &in_place, self.displaced) {
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_done()) {
+                *outcome = Outcome::Failed { reason: e.reason(), no_space: e.is_no_space() };
+            }
+        }
+    }
+
+    /// The signature after all of the group, if it is still the same version.
+    fn look_once_more(&self, path: &RelPath, then: &Signature) -> Option<Signature> {
+        let clock = self.mount.clock();
+        let look = match path.split() {
+            None => Look::of(&self.mount.root).ok()?,
+            Some((dir, name)) => {
+                let dir = walk::open_dir(&self.mount.root, dir).ok()?;
+                Look::at(&dir, name).ok()??
+            }
+        };
+        let same = look.inode == then.inode
+            && look.mode == then.mode
+            && (look.is_dir() || look.is_version(then));
+        same.then(|| Signature { racy: then.racy, ..look.signature(clock) })
+    }
+
+    fn absent(&mut self, request: &ApplyRequest) -> Result<Outcome, Outcome> {
+        let (parent, name) = match self.parent(&request.path) {
+            Ok(found) => found,
+            Err(Outcome::ParentMissing) => return Ok(Outcome::Done { signature: None }),
+            Err(e) => return Err(e),
+        };
+        match Look::at(&parent.fd, name)? {
+            None => Ok(Outcome::Done { signature: None }),
+            Some(_) => Err(Outcome::Changed),
+        }
+    }
+
+    fn put(&mut self, request: &ApplyRequest, item: &Item) -> Result<Outcome, Outcome> {
+        let placed = match &request.expected {
+            None => self.create(request, item),
+            Some(expected) => return self.replace(request, item, expected),
+        };
+        if placed.is_err() {
+            item.discard(self.mount, &self.mount.stage, item.name.as_bytes());
+        }
+        placed
+    }
+
+    fn create(&mut self, request: &ApplyRequest, item: &Item) -> Result<Outcome, Outcome> {
+        let (parent, name) = self.parent(&request.path)?;
+        self.touch(&parent)?;
+        let (stage, flags) = (&self.mount.stage, RenameFlags::NOREPLACE);
+        CREATE.run(|| renameat_with(stage, &*item.name, &parent.fd, name, flags)).map_err(|e| {
+            match e.errno() {
+                Errno::EXIST => Outcome::Changed,
+                // A directory that was removed after it was opened takes no names.
+                Errno::NOENT | Errno::NOTDIR => Outcome::ParentMissing,
+                _ => e.into(),
+            }
+        })?;
+        // From here on an error must not discard the item: it is visible.
+        Ok(self.confirm(&parent.fd, name, item))
+    }
+
+    fn replace(
+        &mut self,
+        request: &ApplyRequest,
+        item: &Item,
+        expected: &(Entry, Signature),
+    ) -> Result<Outcome, Outcome> {
+        let mount = self.mount;
+        let discard = |outcome: Outcome| {
+            item.discard(mount, &mount.stage, item.name.as_bytes());
+            outcome
+        };
+        let (parent, name) = self.parent(&request.path).map_err(discard)?;
+        self.check(&parent, name, request, expected).map_err(discard)?;
+        let fate = fate(&request.displaced);
+        let slot = Slot::new(mount, fate, item.look.inode, &expected.1, &request.path)
+            .map_err(|e| discard(e.into()))?;
+        self.touch(&parent).map_err(discard)?;
+        let flags = RenameFlags::NOREPLACE;
+        READY
+            .run(|| renameat_with(&mount.stage, &*item.name, &mount.displaced, &*slot.name, flags))
+            .map_err(|e| discard(e.into()))?;
+        let flags = RenameFlags::EXCHANGE;
+        if let Err(e) =
+            EXCHANGE.run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags))
+        {
+            item.discard(mount, &mount.displaced, &slot.name);
+            return Err(match e.errno() {
+                Errno::NOENT | Errno::NOTDIR => Outcome::Changed,
+                _ => e.into(),
+            });
+        }
+        let settled = self
+            .judge(&slot, request, expected)
+            .and_then(|look| self.settle(&slot, &look, &request.displaced));
+        if let Err(outcome) = settled {
+            self.give_back(&slot, &parent, name, item);
+            return Err(outcome);
+        }
+        if item.look.is_dir() || expected.0.is_dir() {
+            self.parents.forget(request.path.as_bytes());
+        }
+        Ok(self.confirm(&parent.fd, name, item))
+    }
+
+    fn delete(&mut self, request: &ApplyRequest) -> Result<Outcome, Outcome> {
+        let gone = Outcome::Done { signature: None };
+        let Some(expected) = &request.expected else { return self.absent(request) };
+        let (parent, name) = match self.parent(&request.path) {
+            Err(Outcome::ParentMissing) => return Ok(gone),
+            other => other?,
+        };
+        if Look::at(&parent.fd, name)?.is_none() {
+            return Ok(gone);
+        }
+        let look = self.check(&parent, name, request, expected)?;
+        self.touch(&parent)?;
+        if look.is_dir() {
+            self.remove_dir(&parent, name)?;
+            self.parents.forget(request.path.as_bytes());
+            return Ok(gone);
+        }
+        let mount = self.mount;
+        let fate = fate(&request.displaced);
+        let slot = Slot::new(mount, fate, 0, &expected.1, &request.path)?;
+        let flags = RenameFlags::NOREPLACE;
+        match DISPLACE.run(|| renameat_with(&parent.fd, name, &mount.displaced, &*slot.name, flags))
+        {
+            Err(e) if e.errno() == Errno::NOENT => return Ok(gone),
+            other => other?,
+        }
+        let settled = self
+            .judge(&slot, request, expected)
+            .and_then(|look| self.settle(&slot, &look, &request.displaced));
+        if let Err(outcome) = settled {
+            // If something new is there by now, both stay: this one for the second look.
+            let undo =
+                UNDO.run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags));
+            if let Err(e) = undo {
+                tracing::warn!(error = %e.reason(), "left for a second look");
+            }
+            return Err(outcome);
+        }
+        Ok(gone)
+    }
+
+    fn remove_dir(&self, parent: &Parent, name: &[u8]) -> Result<(), Outcome> {
+        RMDIR.run(|| unlinkat(&parent.fd, name, AtFlags::REMOVEDIR)).or_else(|e| match e.errno() {
+            Errno::NOENT => Ok(()),
+            Errno::NOTEMPTY | Errno::EXIST => Err(Outcome::NotEmpty),
+            Errno::NOTDIR => Err(Outcome::Changed),
+            _ => Err(e.into()),
+        })
+    }
+
+    fn in_place(&mut self, request: &ApplyRequest) -> Result<Outcome, Outcome> {
+        let (Some(target), Some(expected)) = (&request.target, &request.expected) else {
+            return Err(Outcome::Changed);
+        };
+        let mount = self.mount;
+        let fd = if request.path.is_root() {
+            walk::open_dir(&mount.root, &[]).map_err(unreachable)?
+        } else {
+            let (parent, name) = self.parent(&request.path)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            OPEN.run(|| openat(&parent.fd, name, flags, Mode::empty())).map_err(|e| {
+                match e.errno() {
+                    Errno::NOENT => Outcome::Changed,
+                    _ => e.into(),
+                }
+            })?
+        };
+        let before = Look::of(&fd)?;
+        if !request.path.is_root() && mount.is_boundary(&before) {
+            return Err(unreachable(DiskError::MountPoint));
+        }
+        if !matches(&before, expected, mount.privileged, mount) {
+            return Err(Outcome::Changed);
+        }
+        let meta = effective_meta(target, Some(expected));
+        metadata::set(fd.as_fd(), &meta, false, mount.privileged)?;
+        if before.is_dir() {
+            mount.dir_times.set(before.inode, meta.mtime);
+        }
+        self.in_place.push(request.path.clone());
+        let clock = mount.clock();
+        let after = Look::of(&fd)?;
+        if !after.is_dir() && (after.size != before.size || after.mtime != meta.mtime) {
+            return Err(Outcome::Changed);
+        }
+        let mut signature = after.signature(clock);
+        // Setting the time would hide a write that came just before it.
+        signature.racy |= after.file_type() == Type::File && before.mtime != meta.mtime;
+        Ok(Outcome::Done { signature: Some(signature) })
+    }
+
+    fn link(&mut self, request: &ApplyRequest, other: &RelPath) -> Result<Outcome, Outcome> {
+        let Some(target) = &request.target else { return Err(Outcome::ContentMissing) };
+        let mount = self.mount;
+        let (dir, other_name) = match self.parent(other) {
+            Err(Outcome::ParentMissing) => return Err(Outcome::ContentMissing),
+            found => found?,
+        };
+        let found = Look::at(&dir.fd, other_name)?.filter(|look| is_target(look, target));
+        let found = found.ok_or(Outcome::ContentMissing)?;
+        if let Some(expected) = &request.expected
+            && expected.1.inode == found.inode
+        {
+            // It is a name of that file already.
+            let (parent, name) = self.parent(&request.path)?;
+            let clock = mount.clock();
+            let look = self.check(&parent, name, request, expected)?;
+            return Ok(Outcome::Done { signature: Some(look.signature(clock)) });
+        }
+        let staged = stage::new_name(mount);
+        LINK.run(|| linkat(&dir.fd, other_name, &mount.stage, &*staged, AtFlags::empty()))
+            .map_err(|e| match e.errno() {
+                Errno::NOENT => Outcome::ContentMissing,
+                _ => e.into(),
+            })?;
+        let look = Look::at(&mount.stage, staged.as_bytes())?.unwrap_or(found);
+        let item = Item::new(staged, look);
+        if look.inode != found.inode || !is_target(&look, target) {
+            item.discard(mount, &mount.stage, item.name.as_bytes());
+            return Err(Outcome::ContentMissing);
+        }
+        self.linked.insert(look.inode);
+        self.put(request, &item)
+    }
+
+    /// Looks at what is to be displaced or changed, before anything is touched.
+    fn check(
+        &self,
+        parent: &Parent,
+        name: &[u8],
+        request: &ApplyRequest,
+        expected: &(Entry, Signature),
+    ) -> Result<Look, Outcome> {
+        let look = Look::at(&parent.fd, name)?.ok_or(Outcome::Changed)?;
+        if self.mount.is_boundary(&look) {
+            return Err(unreachable(DiskError::MountPoint));
+        }
+        if !matches(&look, expected, self.mount.privileged, self.mount) {
+            return Err(Outcome::Changed);
+        }
+        let file = look.file_type() == Type::File;
+        if file && !request.even_if_open && has_writer(&parent.fd, name) {
+            return Err(Outcome::Busy);
+        }
+        Ok(look)
+    }
+
+    /// Looks at what was displaced: is it the version that was expected?
+    fn judge(
+        &self,
+        slot: &Slot<'_>,
+        request: &ApplyRequest,
+        (entry, signature): &(Entry, Signature),
+    ) -> Result<Look, Outcome> {
+        let dir = &self.mount.displaced;
+        let look = Look::at(dir, &slot.name)?.ok_or(Outcome::Changed)?;
+        if entry.is_dir() || look.is_dir() {
+            let same = look.mode == signature.mode && look.inode == signature.inode;
+            return if same { Ok(look) } else { Err(Outcome::Changed) };
+        }
+        if !look.is_version(signature) {
+            return Err(Outcome::Changed);
+        }
+        if look.file_type() != Type::File {
+            return Ok(look);
+        }
+        if !request.even_if_open && has_writer(dir, &slot.name) {
+            return Err(Outcome::Busy);
+        }
+        // Its times say nothing: only its bytes do.
+        if signature.racy && !self.still_holds(dir, &slot.name, entry)? {
+            return Err(Outcome::Changed);
+        }
+        Ok(look)
+    }
+
+    fn still_holds(&self, dir: &OwnedFd, name: &[u8], entry: &Entry) -> Result<bool, Outcome> {
+        let (Some((content, size)), Some(file)) =
+            (entry.content(), read::open_file(self.mount, dir, name)?)
+        else {
+            return Ok(false);
+        };
+        Ok(copy::holds(self.mount, &file, content, size)?)
+    }
+
+    /// Does with the displaced what the policy says, as far as it is not left to the second look.
+    /// Only a directory that is not empty is an error; a file that cannot be moved on stays where
+    /// the second look finds it.
+    fn settle(&mut self, slot: &Slot<'_>, look: &Look, policy: &Displaced) -> Result<(), Outcome> {
+        let mount = self.mount;
+        if look.is_dir() {
+            return RMDIR
+                .run(|| unlinkat(&mount.displaced, &*slot.name, AtFlags::REMOVEDIR))
+                .map_err(|e| match e.errno() {
+                    Errno::NOTEMPTY | Errno::EXIST => Outcome::NotEmpty,
+                    _ => e.into(),
+                });
+        }
+        self.displaced |= *policy != Displaced::Drop;
+        let is_file = look.file_type() == Type::File;
+        let moved = match policy {
+            Displaced::Keep(id) => trash::keep(mount, &mount.displaced, &slot.name, id),
+            // Late writes to it go to a file that still has a name.
+            Displaced::Drop if !is_file || look.links > 1 => {
+                stage::remove_any(&mount.displaced, &slot.name)
+            }
+            Displaced::Drop | Displaced::Trash => Ok(()),
+        };
+        if let Err(e) = moved {
+            tracing::warn!(error = &e as &dyn std::error::Error, "left for a second look");
+        }
+        Ok(())
+    }
+
+    /// Puts back what was displaced by mistake. Should the target have been replaced once more
+    /// meanwhile, that newest version stays at the path, and the one before it is left to the
+    /// second look: no bytes are lost.
+    fn give_back(&self, slot: &Slot<'_>, parent: &Parent, name: &[u8], item: &Item) {
+        let mount = self.mount;
+        let exchange = || {
+            let flags = RenameFlags::EXCHANGE;
+            UNDO.run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags))
+        };
+        let undone = exchange().and_then(|()| {
+            let look = Look::at(&mount.displaced, &slot.name)?;
+            Ok(look.is_some_and(|look| item.is(&look)))
+        });
+        let left = match undone {
+            Ok(true) => {
+                item.discard(mount, &mount.displaced, &slot.name);
+                return;
+            }
+            Ok(false) => exchange(),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = left {
+            tracing::warn!(error = &e as &dyn std::error::Error, "left for a second look");
+        }
+    }
+
+    /// The signature of what was just placed, if it is still there.
+    fn confirm(&self, dir: &OwnedFd, name: &[u8], item: &Item) -> Outcome {
+        let clock = self.mount.clock();
+        match Look::at(dir, name) {
+            Ok(Some(look)) if item.is(&look) => {
+                Outcome::Done { signature: Some(look.signature(clock)) }
+            }
+            Ok(_) => Outcome::Changed,
+            Err(e) => e.into(),
+        }
+    }
+
+    fn parent<'p>(
+        &mut self,
+        path: &'p RelPath,
+    ) -> Result<(std::rc::Rc<Parent>, &'p [u8]), Outcome> {
+        let (dir, name) = walk::split(path).map_err(unreachable)?;
+        let parent = self.parents.get(dir).map_err(unreachable)?;
+        Ok((parent, name))
+    }
+
+    fn touch(&mut self, parent: &Parent) -> Result<(), Outcome> {
+        self.parents.touch(parent).map_err(unreachable)
+    }
+}
+
+fn unreachable(error: DiskError) -> Outcome {
+    match error {
+        DiskError::Missing => Outcome::ParentMissing,
+        DiskError::MountPoint | DiskError::Reserved => Outcome::failed(&error.to_string()),
+        DiskError::Refused(refused) => refused.into(),
+    }
+}
+
+fn fate(policy: &Displaced) -> Fate {
+    match policy {
+        Displaced::Drop => Fate::Drop,
+        Displaced::Keep(_) => Fate::Keep,
+        Displaced::Trash => Fate::Trash,
+    }
+}
+
+/// Whether `look` is what was expected. Times, links and size of a directory move all the time.
+fn matches(look: &Look, expected: &(Entry, Signature), privileged: bool, mount: &Mount) -> bool {
+    let (entry, signature) = expected;
+    if !entry.is_dir() {
+        return !look.is_dir() && signature.unchanged(&look.signature(mount.clock()));
+    }
+    let owner = |want: u32, is: u32| !privileged || want == OWNER_UNKNOWN || want == is;
+    look.is_dir()
+        && look.mode == signature.mode
+        && owner(entry.meta.uid, look.uid)
+        && owner(entry.meta.gid, look.gid)
+}
+
+/// Whether `look` can be a further name of `target`.
+fn is_target(look: &Look, target: &Entry) -> bool {
+    let Kind::File { size, .. } = target.kind else { return false };
+    look.file_type() == Type::File
+        && look.size == size
+        && look.mtime == target.meta.mtime
+        && look.permissions() == target.meta.mode
+}

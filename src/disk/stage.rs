@@ -1,0 +1,323 @@
+//! The stage: content that is fetched or copied here before it is made visible.
+//!
+//! In: bytes as they arrive, or a local file. Out: complete, verified content, named by its hash.
+//! `fetch-<hash>` is a part, `whole-<hash>` was verified by this process. It must never take
+//! content for complete that was not hashed to its end since the mount was opened.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, openat, renameat_with,
+    unlinkat,
+};
+use rustix::io::Errno;
+
+use super::call::{Call, Refused};
+use super::look::{Look, Type};
+use super::mount::{Counters, Mount, MountError};
+use super::{DiskError, copy, read, scan, walk};
+use crate::model::{ContentId, RelPath};
+
+const CLEAR: Call = Call::new("clear.stage", "clear the stage");
+const FINISH: Call = Call::new("rename.whole", "finish in the stage");
+const OPEN: Call = Call::new("open.stage", "open in the stage");
+const SYNC: Call = Call::new("sync.fetched", "make fetched content durable");
+
+const FETCH: &str = "fetch-";
+const WHOLE: &str = "whole-";
+
+/// Content of at least this many bytes is written back as soon as it is complete, by the thread
+/// that fetched it, so that a group it is applied in does not wait for it.
+const SYNC_EARLY_BYTES_MIN: u64 = 1 << 20;
+
+/// Why content is not in the stage.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// Another thread writes the same content.
+    #[error("the content is being staged already")]
+    Busy,
+    /// Complete, but not the content that was asked for: it was removed.
+    #[error("the content is not what was announced")]
+    Mismatch,
+    /// The operating system refused.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// More bytes than the content has; nothing of them was written.
+    #[error("more bytes than the content has")]
+    TooLong,
+    /// Finished too early; what is there stays.
+    #[error("bytes of the content are missing")]
+    TooShort,
+}
+
+/// Content on its way into the stage. Dropped before [`Staged::finish`], it can be resumed.
+#[derive(Debug)]
+pub struct Staged<'m> {
+    mount: &'m Mount,
+    file: OwnedFd,
+    content: ContentId,
+    size: u64,
+    offset: u64,
+    hasher: blake3::Hasher,
+    holes: bool,
+}
+
+impl<'m> Staged<'m> {
+    /// Opens the part of `content` that is here already, hashing it, or begins a new one. If
+    /// nothing is missing, [`Staged::offset`] is `size` and only [`Staged::finish`] is left.
+    ///
+    /// # Errors
+    /// [`StageError::Busy`], [`StageError::Refused`].
+    pub fn open(mount: &'m Mount, content: ContentId, size: u64) -> Result<Self, StageError> {
+        let name = fetch_name(content);
+        let file = open_stage(mount, &name, OFlags::RDWR | OFlags::CREATE)?;
+        match OPEN.run(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+            Err(e) if e.errno() == Errno::WOULDBLOCK => return Err(StageError::Busy),
+            other => other?,
+        }
+        let look = Look::of(&file)?;
+        // Another thread may have finished, and renamed, it between the two calls.
+        if Look::at(&mount.stage, name.as_bytes())?.is_none_or(|now| now.inode != look.inode) {
+            return Err(StageError::Busy);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        if look.size > size {
+            copy::set_size(&file, 0)?;
+        } else if look.size > 0 {
+            offset = copy::hash_into(mount, &mut hasher, &file, look.size)?;
+        }
+        Ok(Self { mount, file, content, size, offset, hasher, holes: false })
+    }
+
+    /// Leaves blocks of zeros out: for content whose entry says `sparse`.
+    #[must_use]
+    pub fn with_holes(self, holes: bool) -> Self {
+        Self { holes, ..self }
+    }
+
+    /// Bytes that are here.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes of the whole.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// [`StageError::TooLong`], [`StageError::Refused`]. What was there before stays.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+        let end = self.offset.saturating_add(bytes.len() as u64);
+        if end > self.size {
+            return Err(StageError::TooLong);
+        }
+        copy::write_at(&self.file, self.offset, bytes, self.holes)?;
+        self.hasher.update(bytes);
+        self.offset = end;
+        Ok(())
+    }
+
+    /// Verifies the whole and keeps it under its name.
+    ///
+    /// # Errors
+    /// [`StageError::Mismatch`] removes it; [`StageError::TooShort`] leaves it to be resumed.
+    pub fn finish(self) -> Result<(), StageError> {
+        if self.offset != self.size {
+            return Err(StageError::TooShort);
+        }
+        let fetch = fetch_name(self.content);
+        if *self.hasher.finalize().as_bytes() != self.content.0 {
+            remove(self.mount, &fetch)?;
+            return Err(StageError::Mismatch);
+        }
+        copy::set_size(&self.file, self.size)?;
+        finish_whole(self.mount, &self.file, &fetch, self.content, self.size)?;
+        Ok(())
+    }
+}
+
+/// Whether the whole of `content` is in the stage, verified.
+#[must_use]
+pub fn exists_complete(mount: &Mount, content: ContentId) -> bool {
+    Look::at(&mount.stage, whole_name(content).as_bytes()).is_ok_and(|look| look.is_some())
+}
+
+/// Copies the file `from` into the stage, if it still holds exactly `content`. Says whether it did.
+///
+/// # Errors
+/// [`DiskError`], when it is there but could not be read, or not be staged.
+pub fn stage_from_local(
+    mount: &Mount,
+    from: &RelPath,
+    content: ContentId,
+    size: u64,
+) -> Result<bool, DiskError> {
+    let file = match open_content(mount, from) {
+        Ok(file) => file,
+        Err(DiskError::Missing) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let look = Look::of(&file)?;
+    if look.size != size {
+        return Ok(false);
+    }
+    let (name, staged) = create(mount)?;
+    let copied = copy::copy_verified(mount, &file, &staged, (content, size), look.is_sparse());
+    if !matches!(copied, Ok(true)) {
+        remove(mount, &name)?;
+        return Ok(copied?);
+    }
+    finish_whole(mount, &staged, &name, content, size)?;
+    Ok(true)
+}
+
+/// Opens a regular file to serve its content. What is read may change while it is read: the
+/// receiver verifies it.
+///
+/// # Errors
+/// [`DiskError::Missing`] if no regular file is there.
+pub fn open_content(mount: &Mount, path: &RelPath) -> Result<File, DiskError> {
+    let (dir, name) = walk::split(path)?;
+    let dir = walk::open_dir(&mount.root, dir)?;
+    match Look::at(&dir, name)? {
+        Some(look) if mount.is_boundary(&look) => return Err(DiskError::MountPoint),
+        Some(look) if look.file_type() == Type::File => {}
+        _ => return Err(DiskError::Missing),
+    }
+    let file = read::open_file(mount, &dir, name)?.ok_or(DiskError::Missing)?;
+    match Look::of(&file)?.file_type() {
+        Type::File => Ok(File::from(file)),
+        _ => Err(DiskError::Missing),
+    }
+}
+
+/// Opens the whole of `content` in the stage, to serve it; nothing if it is not there.
+///
+/// # Errors
+/// What the operating system refused.
+pub fn open_staged(mount: &Mount, content: ContentId) -> Result<Option<File>, DiskError> {
+    match open_stage(mount, &whole_name(content), OFlags::RDONLY) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        Err(e) if e.errno() == Errno::NOENT => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Removes content, in whole or in part, that nobody wrote to for `older_than`; how many files.
+///
+/// # Errors
+/// What the operating system refused; the rest stays.
+pub fn expire_stage(mount: &Mount, older_than: Duration) -> Result<u64, DiskError> {
+    let oldest = mount.clock().unix_seconds().saturating_sub(older_than.as_secs());
+    let mut removed = 0;
+    for name in names(mount)? {
+        let Some(look) = Look::at(&mount.stage, &name)? else { continue };
+        let is_content = name.starts_with(FETCH.as_bytes()) || name.starts_with(WHOLE.as_bytes());
+        if is_content && look.mtime.secs < i64::try_from(oldest).unwrap_or(i64::MAX) {
+            CLEAR.run(|| unlinkat(&mount.stage, &*name, AtFlags::empty()))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Clears the stage when a mount is opened. What was verified by an earlier process becomes a part
+/// again: it may not have reached the disk.
+pub(super) fn clear(mount: &Mount) -> Result<(), MountError> {
+    for name in names(mount)? {
+        if let Some(hash) = name.strip_prefix(WHOLE.as_bytes()) {
+            let fetch = [FETCH.as_bytes(), hash].concat();
+            rename(mount, &name, &fetch)?;
+        } else if !name.starts_with(FETCH.as_bytes()) {
+            remove_any(&mount.stage, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// A new, empty file in the stage with its name; mode 0600.
+pub(crate) fn create(mount: &Mount) -> Result<(String, OwnedFd), Refused> {
+    let name = new_name(mount);
+    let file = open_stage(mount, &name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+    Ok((name, file))
+}
+
+/// A name nothing in the stage has.
+pub(crate) fn new_name(mount: &Mount) -> String {
+    Counters::add(&mount.counters.files_staged, 1);
+    format!("new-{:x}", mount.unique())
+}
+
+/// Takes the whole of `content` out of the stage under a name of its own; nothing if it is missing.
+pub(crate) fn take_whole(
+    mount: &Mount,
+    content: ContentId,
+) -> Result<Option<(String, OwnedFd)>, Refused> {
+    let name = new_name(mount);
+    match rename(mount, whole_name(content).as_bytes(), name.as_bytes()) {
+        Err(e) if e.errno() == Errno::NOENT => return Ok(None),
+        other => other?,
+    }
+    let file = open_stage(mount, &name, OFlags::RDWR)?;
+    Ok(Some((name, file)))
+}
+
+/// The name of the whole of `content` in the stage.
+pub(crate) fn whole_name(content: ContentId) -> String {
+    format!("{WHOLE}{content}")
+}
+
+/// Removes a file, a link or an empty directory.
+pub(crate) fn remove_any(dir: &OwnedFd, name: &[u8]) -> Result<(), Refused> {
+    match CLEAR.run(|| unlinkat(dir, name, AtFlags::empty())) {
+        Err(e) if e.errno() == Errno::ISDIR => {
+            CLEAR.run(|| unlinkat(dir, name, AtFlags::REMOVEDIR))
+        }
+        Err(e) if e.errno() == Errno::NOENT => Ok(()),
+        other => other,
+    }
+}
+
+fn fetch_name(content: ContentId) -> String {
+    format!("{FETCH}{content}")
+}
+
+fn finish_whole(
+    mount: &Mount,
+    file: &OwnedFd,
+    name: &str,
+    content: ContentId,
+    size: u64,
+) -> Result<(), Refused> {
+    if size >= SYNC_EARLY_BYTES_MIN {
+        Counters::add(&mount.counters.syncs, 1);
+        SYNC.run(|| fdatasync(file))?;
+    }
+    rename(mount, name.as_bytes(), whole_name(content).as_bytes())
+}
+
+fn rename(mount: &Mount, from: &[u8], to: &[u8]) -> Result<(), Refused> {
+    let (stage, flags) = (&mount.stage, RenameFlags::empty());
+    FINISH.run(|| renameat_with(stage, from, stage, to, flags))
+}
+
+fn remove(mount: &Mount, name: &str) -> Result<(), Refused> {
+    remove_any(&mount.stage, name.as_bytes())
+}
+
+fn open_stage(mount: &Mount, name: &str, flags: OFlags) -> Result<OwnedFd, Refused> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    OPEN.run(|| openat(&mount.stage, name, flags, Mode::from_raw_mode(0o600)))
+}
+
+fn names(mount: &Mount) -> Result<Vec<Box<[u8]>>, Refused> {
+    scan::names(&mount.stage, usize::MAX)
+}

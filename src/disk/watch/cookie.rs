@@ -1,0 +1,94 @@
+//! Cookie files: one is made, and when the kernel tells of it, everything before it was told too.
+//!
+//! In: the root. Out: empty files in `.trefoil/cookies` below it, named by number and removed
+//! again. Follows no symbolic link and touches nothing else.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, open, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::WatchError;
+
+/// The directory below the root, component by component.
+pub(super) const DIR: [&str; 2] = [".trefoil", "cookies"];
+
+/// Watchers made by this process: two on one root must not take the other's cookies for theirs.
+static WATCHERS: AtomicU64 = AtomicU64::new(0);
+
+/// One watcher's cookies.
+pub(super) struct Cookies {
+    dir: OwnedFd,
+    prefix: String,
+    numbers: AtomicU64,
+}
+
+impl Cookies {
+    /// Makes the directory if need be and removes cookies that a crash left behind.
+    pub(super) fn open(root: &Path) -> Result<Self, WatchError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut dir = open(root, flags, Mode::empty()).map_err(refused("open the root"))?;
+        for name in DIR {
+            match mkdirat(&dir, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(refused("make the cookie directory")(error)),
+            }
+            dir = openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty())
+                .map_err(refused("open the cookie directory"))?;
+        }
+        let process = format!("sync-{}-", std::process::id());
+        remove_left_behind(&dir, &process).map_err(refused("clear the cookie directory"))?;
+        let watcher = WATCHERS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { dir, prefix: format!("{process}{watcher}-"), numbers: AtomicU64::new(0) })
+    }
+
+    /// What the name of every cookie of this watcher begins with, before its number.
+    pub(super) fn prefix(&self) -> &[u8] {
+        self.prefix.as_bytes()
+    }
+
+    /// A number not used before.
+    pub(super) fn next(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn create(&self, number: u64) -> Result<(), WatchError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(&self.dir, self.name(number), flags, Mode::RUSR | Mode::WUSR)
+            .map(drop)
+            .map_err(refused("make a cookie file"))
+    }
+
+    /// Removes a cookie, if it is there.
+    pub(super) fn remove(&self, number: u64) -> Result<(), WatchError> {
+        match unlinkat(&self.dir, self.name(number), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(refused("remove a cookie file")(error)),
+        }
+    }
+
+    fn name(&self, number: u64) -> String {
+        format!("{}{number}", self.prefix)
+    }
+}
+
+fn remove_left_behind(dir: &OwnedFd, process: &str) -> rustix::io::Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let bytes = name.to_bytes();
+        if bytes.starts_with(b"sync-") && !bytes.starts_with(process.as_bytes()) {
+            match unlinkat(dir, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refused(doing: &'static str) -> impl Fn(Errno) -> WatchError {
+    move |error| WatchError::Cookie { doing, source: error.into() }
+}

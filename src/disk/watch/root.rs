@@ -1,0 +1,41 @@
+//! Tells whether a mount's root is still the directory it was.
+//!
+//! In: the root's path. Out: a reason once another directory, or none, is there. Unmounting makes
+//! no event, and a removed or renamed root goes on telling events that no path leads to.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// The root as it was at the start.
+pub(super) struct RootCheck {
+    path: PathBuf,
+    /// Held open, so that no other directory can get its inode number.
+    root: File,
+}
+
+impl RootCheck {
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let root = File::open(&path)?;
+        Ok(Self { path, root })
+    }
+
+    /// Looks.
+    ///
+    /// # Errors
+    /// Why the root is not what it was, for a person.
+    pub(super) fn look(&self) -> Result<(), String> {
+        let identity = |found: Metadata| (found.dev(), found.ino());
+        let now = std::fs::metadata(&self.path).map(identity);
+        let then = self.root.metadata().map(identity);
+        match now.and_then(|now| Ok(now == then?)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("another directory is in the root's place".into()),
+            Err(error) => Err(format!("the root is gone: {error}")),
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! Changes made here: from a hint to a stored record.
+
+use super::clock::Now;
+use super::policy::Class;
+use super::problem::backoff_ms;
+use super::reconcile::{Verdict, reconcile};
+use super::slot::{Busy, Dirty, Want};
+use super::{Engine, Hint, HintKind, Output, Seen};
+use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version, limits};
+
+/// How long a directory's time may lag behind: it moves with every child.
+const TOUCH_MS: u64 = 500;
+
+/// How long a file must be open at least, and quiet, before it is taken though a writer has it.
+const OPEN_MS: u64 = 2000;
+
+/// How long a file that is never quiet goes untaken.
+const STALE_MS: u64 = 30_000;
+
+/// How soon a directory is looked at again when something below it is on its way.
+const SOON_MS: u64 = 20;
+
+/// Files of at least this many bytes are not read again at once when they change again.
+const LARGE_BYTES: u64 = 1 << 20;
+
+/// Bytes read in a millisecond, roughly: a file that was just read rests as long as that took.
+const BYTES_PER_MS: u64 = 256 << 10;
+
+impl Engine {
+    /// Barriers last: what is in one batch arrived before them.
+    pub(super) fn hinted(&mut self, now: Now, hints: Vec<Hint>) {
+        let (last, first): (Vec<_>, Vec<_>) =
+            hints.into_iter().partition(|hint| self.class(&hint.path) == Class::Barrier);
+        for hint in first.into_iter().chain(last) {
+            self.hint(now, hint);
+        }
+        self.release_barriers(now);
+    }
+
+    fn hint(&mut self, now: Now, Hint { path, kind }: Hint) {
+        let class = self.class(&path);
+        if path.is_root() || class == Class::Local {
+            return;
+        }
+        if matches!(kind, HintKind::Created | HintKind::Gone | HintKind::Moved) {
+            self.touch_parent(now, &path);
+        }
+        let settle = self.settle_ms(class);
+        let wait = if kind == HintKind::Written { settle } else { 0 };
+        let order = self.next_order;
+        self.next_order += 1;
+        let slot = self.slots.entry(path.clone()).or_default();
+        let at = now.monotonic_ms;
+        let dirty = slot.dirty.get_or_insert(Dirty {
+            order,
+            first_ms: at,
+            last_ms: at,
+            due_ms: at + wait,
+            list: false,
+            touch: false,
+            emptied: false,
+            attempts: 0,
+        });
+        if class == Class::Barrier && dirty.order != order {
+            self.arrivals.remove(&dirty.order);
+            dirty.order = order;
+        }
+        dirty.touch = false;
+        dirty.last_ms = at;
+        dirty.due_ms = if wait == 0 { at } else { dirty.due_ms.max(at + wait) };
+        // What is found where something went away is another thing, with content of its own.
+        dirty.list |= matches!(kind, HintKind::Gone | HintKind::Moved);
+        self.arrivals.insert(dirty.order, path.clone());
+        self.step(now, &path);
+    }
+
+    fn settle_ms(&self, class: Class) -> u64 {
+        let settle = self.setup.policy.settings(class).settle;
+        u64::try_from(settle.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The directory's time moved with its child; that is not worth a look each time.
+    fn touch_parent(&mut self, now: Now, path: &RelPath) {
+        let Some(parent) = path.parent().filter(|p| !p.is_root()) else { return };
+        if self.slots.get(&parent).is_some_and(|slot| slot.dirty.is_some()) {
+            return;
+        }
+        self.dirty(now, &parent, TOUCH_MS, |dirty| dirty.touch = true);
+    }
+
+    /// Has the path read again `in_ms` from now, whatever is known of it.
+    pub(super) fn look_again(&mut self, now: Now, path: &RelPath, in_ms: u64) {
+        self.dirty(now, path, in_ms, |_| {});
+    }
+
+    fn dirty(&mut self, now: Now, path: &RelPath, in_ms: u64, with: impl FnOnce(&mut Dirty)) {
+        let order = self.next_order;
+        self.next_order += 1;
+        let at = now.monotonic_ms;
+        let slot = self.slots.entry(path.clone()).or_default();
+        let dirty = slot.dirty.get_or_insert(Dirty {
+            order,
+            first_ms: at,
+            last_ms: at,
+            due_ms: at + in_ms,
+            list: false,
+            touch: false,
+            emptied: false,
+            attempts: 0,
+        });
+        dirty.due_ms = dirty.due_ms.min(at + in_ms);
+        dirty.touch = false;
+        with(dirty);
+        if !dirty.touch {
+            self.arrivals.insert(dirty.order, path.clone());
+        }
+        self.step(now, path);
+    }
+
+    /// Puts back what a read ended in nothing of, to be read again.
+    fn again(&mut self, now: Now, path: &RelPath, mut dirty: Dirty, in_ms: u64) {
+        let slot = self.slots.entry(path.clone()).or_default();
+        match &mut slot.dirty {
+            Some(newer) => {
+                newer.first_ms = newer.first_ms.min(dirty.first_ms);
+                newer.list |= dirty.list;
+                if self.arrivals.contains_key(&dirty.order) {
+                    self.arrivals.remove(&newer.order);
+                    newer.order = dirty.order;
+                }
+                newer.attempts = dirty.attempts + 1;
+            }
+            none => {
+                dirty.attempts += 1;
+                dirty.due_ms = now.monotonic_ms + in_ms;
+                *none = Some(dirty);
+            }
+        }
+        self.step(now, path);
+    }
+
+    pub(super) fn read(&mut self, now: Now, path: &RelPath) {
+        if self.reads >= limits::READS_IN_FLIGHT_MAX {
+            self.reads_waiting.push_back(path.clone());
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(path) else { return };
+        let Some(dirty) = slot.dirty.take() else { return };
+        let quiet = now.monotonic_ms.saturating_sub(dirty.last_ms);
+        let open = now.monotonic_ms.saturating_sub(dirty.first_ms);
+        let even_if_open = open >= OPEN_MS && quiet >= OPEN_MS / 2 || open >= STALE_MS;
+        slot.busy = Busy::Reading(dirty);
+        self.reads += 1;
+        self.outputs.push_back(Output::Read { path: path.clone(), even_if_open });
+    }
+
+    /// Reads the barriers that nothing unread arrived before.
+    pub(super) fn release_barriers(&mut self, now: Now) {
+        if self.barriers.is_empty() || self.stopped || !self.listings.is_empty() {
+            return;
+        }
+        let first = self.arrivals.keys().next().copied().unwrap_or(u64::MAX);
+        for path in std::mem::take(&mut self.barriers) {
+            let dirty = self.slots.get(&path).and_then(|slot| slot.dirty.as_ref());
+            match dirty.map(|dirty| (dirty.order, dirty.due_ms)) {
+                Some((order, due)) if order <= first && due <= now.monotonic_ms => {
+                    self.read(now, &path);
+                }
+                Some((_, due)) if due > now.monotonic_ms => {
+                    self.timers.insert((due, path));
+                }
+                Some(_) => {
+                    self.barriers.insert(path);
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn seen(&mut self, now: Now, seen: Seen) {
+        let path = seen.path.clone();
+        let Some(slot) = self.slots.get_mut(&path) else { return };
+        let Busy::Reading(dirty) = std::mem::take(&mut slot.busy) else { return };
+        self.reads -= 1;
+        self.arrivals.remove(&dirty.order);
+        self.take_look(now, seen, dirty);
+        self.step(now, &path);
+        while self.reads < limits::READS_IN_FLIGHT_MAX {
+            let Some(next) = self.reads_waiting.pop_front() else { break };
+            self.step(now, &next);
+        }
+        self.release_barriers(now);
+    }
+
+    fn take_look(&mut self, now: Now, seen: Seen, dirty: Dirty) {
+        let path = seen.path.clone();
+        let settle = self.settle_ms(self.class(&path));
+        match &seen.found {
+            Found::Unchanged => {
+                self.problems.solve(&path);
+                if dirty.list && seen.ours.as_ref().is_some_and(Record::is_dir) {
+                    self.list(&path);
+                }
+            }
+            Found::Busy => self.again(now, &path, dirty, settle),
+            Found::Unstable => {
+                self.wait_in_line(&dirty, &path);
+                self.again(now, &path, dirty, settle);
+            }
+            Found::Failed(reason) => {
+                let wait = backoff_ms(dirty.attempts);
+                self.problems.note(now, &path, reason.clone(), Some(wait));
+                self.again(now, &path, dirty, wait);
+            }
+            Found::Special("a mount point") => {
+                let reason = "a file system is mounted here; it is not entered".to_owned();
+                self.problems.note(now, &path, reason, None);
+            }
+            Found::Special(kind) => {
+                self.gone(now, &seen, dirty);
+                self.problems.note(now, &path, format!("{kind} is not mirrored"), None);
+            }
+            Found::Absent => {
+                self.problems.solve(&path);
+                self.gone(now, &seen, dirty);
+            }
+            Found::Entry { .. } => self.there(now, seen, dirty),
+        }
+    }
+
+    /// A change that is on its way goes on holding up the barriers behind it.
+    fn wait_in_line(&mut self, dirty: &Dirty, path: &RelPath) {
+        if !dirty.touch {
+            self.arrivals.insert(dirty.order, path.clone());
+        }
+    }
+
+    /// Nothing is at the path.
+    fn gone(&mut self, now: Now, seen: &Seen, dirty: Dirty) {
+        let Some(ours) = seen.ours.as_ref().filter(|ours| ours.is_live()) else { return };
+        if seen.has_children {
+            self.sweep_first(now, &seen.path, dirty);
+        } else {
+            self.store_deletion(now, ours);
+        }
+    }
+
+    /// Children go before their directory.
+    fn sweep_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
+        self.outputs.push_back(Output::Sweep(path.clone()));
+        self.wait_in_line(&dirty, path);
+        let soon = if dirty.attempts == 0 { 0 } else { SOON_MS };
+        self.again(now, path, dirty, soon);
+    }
+
+    fn store_deletion(&mut self, now: Now, ours: &Record) {
+        let version = Version::edit(self.clock.stamp(now), Some(&ours.version));
+        self.store_edit(Record { path: ours.path.clone(), entry: None, version }, None);
+    }
+
+    fn store_edit(&mut self, record: Record, signature: Option<Signature>) {
+        self.outputs.push_back(Output::Store { record, signature, from: None });
+    }
+
+    pub(super) fn swept(&mut self, now: Now, ours: Record) {
+        let path = ours.path.clone();
+        let idle = self.slots.get(&path).is_none_or(|slot| matches!(slot.busy, Busy::No));
+        if !idle {
+            self.look_again(now, &path, 0);
+            return;
+        }
+        self.problems.solve(&path);
+        self.store_deletion(now, &ours);
+        self.step(now, &path);
+    }
+
+    /// Something is at the path.
+    fn there(&mut self, now: Now, seen: Seen, dirty: Dirty) {
+        let Seen { path, found, ours, parent_live, has_children, group } = seen;
+        let Found::Entry { mut entry, signature, .. } = found else { return };
+        self.problems.solve(&path);
+        if !parent_live {
+            self.parent_first(now, &path, dirty);
+            return;
+        }
+        let ours_live = ours.as_ref().and_then(|record| record.entry.as_ref());
+        let class = self.class(&path);
+        if self.is_rashly_emptied(class, ours_live, &entry, &dirty) {
+            let hold = self.setup.policy.settings(class).emptied_hold.unwrap_or_default();
+            let wait = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+            self.again(now, &path, Dirty { emptied: true, ..dirty }, wait);
+            return;
+        }
+        self.complete(&mut entry, ours_live, &signature, group, now);
+        let want = self.slots.get_mut(&path).and_then(|slot| slot.want.as_mut());
+        if let Some(record) = want.and_then(|want| adopted(want, ours.as_ref(), &entry)) {
+            let from = self.source_of(&path);
+            self.outputs.push_back(Output::Store { record, signature: Some(signature), from });
+        } else if ours_live.is_some_and(|ours| ours.same(&entry)) {
+            self.outputs.push_back(Output::Refresh { path: path.clone(), signature });
+        } else if ours_live.is_some_and(Entry::is_dir) && !entry.is_dir() && has_children {
+            self.sweep_first(now, &path, dirty);
+            return;
+        } else {
+            let record = self.edited(now, &path, entry.clone(), ours.as_ref());
+            self.store_edit(record, Some(signature));
+            self.rest(now, &path, &entry);
+        }
+        if entry.is_dir() && dirty.list {
+            self.list(&path);
+        }
+    }
+
+    /// The directory above is not known yet: children are never announced before it.
+    fn parent_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
+        if let Some(parent) = path.parent() {
+            self.look_again(now, &parent, 0);
+        }
+        self.wait_in_line(&dirty, path);
+        let wait = if dirty.attempts == 0 { 1 } else { backoff_ms(dirty.attempts) / 50 };
+        self.again(now, path, dirty, wait);
+    }
+
+    fn is_rashly_emptied(
+        &self,
+        class: Class,
+        ours: Option<&Entry>,
+        entry: &Entry,
+        dirty: &Dirty,
+    ) -> bool {
+        let empty = |entry: &Entry| entry.content().is_some_and(|(_, size)| size == 0);
+        let had_content = ours.is_some_and(|ours| ours.content().is_some_and(|(_, size)| size > 0));
+        let held = self.setup.policy.settings(class).emptied_hold.is_some();
+        held && !dirty.emptied && had_content && empty(entry)
+    }
+
+    /// Fills in what a look at the disk cannot tell: the link group, and owners that this node
+    /// has no right to set.
+    fn complete(
+        &self,
+        entry: &mut Entry,
+        ours: Option<&Entry>,
+        signature: &Signature,
+        group: Option<LinkGroup>,
+        now: Now,
+    ) {
+        if let (false, Some(ours)) = (self.setup.keeps_owners, ours) {
+            entry.meta.uid = ours.meta.uid;
+            entry.meta.gid = ours.meta.gid;
+        }
+        if let Kind::File { group: link, .. } = &mut entry.kind {
+            let known = ours.and_then(Entry::group);
+            *link = if signature.links > 1 {
+                group.or(Some(LinkGroup(now.wall_ns ^ signature.inode ^ self.setup.node.0)))
+            } else {
+                None
+            };
+            if signature.links == 1 && ours.is_some_and(|ours| ours.same_kind_content(entry)) {
+                if let Kind::File { group: link, .. } = &mut entry.kind {
+                    *link = known;
+                }
+            }
+        }
+    }
+
+    /// The record of an edit made here: of a directory's time alone it is no edit.
+    fn edited(&mut self, now: Now, path: &RelPath, entry: Entry, ours: Option<&Record>) -> Record {
+        let stamp = self.clock.stamp(now);
+        let only_touched = ours.filter(|ours| is_only_touched(ours.entry.as_ref(), &entry));
+        let version = match only_touched {
+            Some(ours) => Version { touched: stamp, ..ours.version.clone() },
+            None => {
+                let mut version = Version::edit(stamp, ours.map(|ours| &ours.version));
+                version.joined = self.setup.joining && ours.is_none();
+                if entry.is_dir() {
+                    version.touched = stamp;
+                }
+                version
+            }
+        };
+        Record { path: path.clone(), entry: Some(entry), version }
+    }
+
+    /// A large file that was just read is not read again at once.
+    fn rest(&mut self, now: Now, path: &RelPath, entry: &Entry) {
+        let size = entry.content().map_or(0, |(_, size)| size);
+        if size < LARGE_BYTES {
+            return;
+        }
+        let until = now.monotonic_ms + size / BYTES_PER_MS;
+        if let Some(dirty) = self.slots.get_mut(path).and_then(|slot| slot.dirty.as_mut()) {
+            dirty.due_ms = dirty.due_ms.max(until);
+        }
+    }
+
+    fn list(&mut self, dir: &RelPath) {
+        *self.listings.entry(dir.clone()).or_default() += 1;
+        self.outputs.push_back(Output::List(dir.clone()));
+    }
+
+    pub(super) fn list_for_apply(&mut self, dir: &RelPath) {
+        self.list(dir);
+    }
+
+    pub(super) fn listed(&mut self, now: Now, dir: &RelPath) {
+        if let Some(count) = self.listings.get_mut(dir) {
+            *count -= 1;
+            if *count == 0 {
+                self.listings.remove(dir);
+            }
+        }
+        self.listed_for_apply(dir);
+        self.step(now, dir);
+        self.release_barriers(now);
+    }
+}
+
+/// The wanted record with the version it gets here, if it is just what is on the disk: an apply
+/// that was done before a crash could note it, or someone who made the same file.
+fn adopted(want: &Want, ours: Option<&Record>, entry: &Entry) -> Option<Record> {
+    let there = want.record.entry.as_ref()?;
+    let same_time = there.meta == entry.meta || there.is_dir() && is_touch(there, entry);
+    if !there.same_kind_content(entry) || !same_time {
+        return None;
+    }
+    match reconcile(ours, &want.record) {
+        Verdict::Take { version, .. } => Some(Record { version, ..want.record.clone() }),
+        _ => None,
+    }
+}
+
+fn is_only_touched(ours: Option<&Entry>, entry: &Entry) -> bool {
+    ours.is_some_and(|ours| ours.is_dir() && entry.is_dir() && is_touch(ours, entry))
+}
+
+/// Whether two directories differ in their time only.
+fn is_touch(a: &Entry, b: &Entry) -> bool {
+    let mut meta = a.meta.clone();
+    meta.mtime = b.meta.mtime;
+    meta == b.meta
+}

@@ -1,0 +1,535 @@
+//! Records of peers: from an announcement to a visible file.
+
+use std::collections::BTreeMap;
+
+use super::clock::Now;
+use super::incoming::{Incoming, Strictness};
+use super::policy::{Class, Policy};
+use super::problem::backoff_ms;
+use super::reconcile::{Verdict, reconcile};
+use super::slot::{Busy, Content, Slot, Source, Waits, Want};
+use super::{Announced, Considered, Displaced, Engine, Outcome, Output};
+use crate::model::{ContentId, Entry, Lane, NodeId, Record, RelPath, Sequence, Version, limits};
+
+/// How soon something is looked at again that waits for other paths of this node.
+const SOON_MS: u64 = 20;
+
+impl Engine {
+    pub(super) fn peer_up(&mut self, peer: NodeId, cursors: &[(Lane, Sequence)], anew: bool) {
+        if anew {
+            let paths: Vec<_> = self.slots.keys().cloned().collect();
+            paths.iter().for_each(|path| self.forget_sources(path, peer));
+            self.peers.remove(&peer);
+        }
+        self.peers.entry(peer).or_insert_with(|| Incoming::starting_at(cursors));
+    }
+
+    /// The peer's sequences mean nothing any more.
+    fn forget_sources(&mut self, path: &RelPath, peer: NodeId) {
+        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
+            want.sources.retain(|&(source, _), _| source != peer);
+        }
+    }
+
+    pub(super) fn progress(&mut self, now: Now, peer: NodeId, lane: Lane, sequence: Sequence) {
+        if let Some(incoming) = self.peers.get_mut(&peer) {
+            incoming.receive(lane, sequence);
+        }
+        self.release_held(now, peer);
+    }
+
+    pub(super) fn announced(&mut self, now: Now, announced: Announced) {
+        let Announced { peer, lane, sequence, after, theirs, content, ours } = announced;
+        let path = theirs.path.clone();
+        self.clock.observe(theirs.version.stamp);
+        self.clock.observe(theirs.version.touched);
+        self.peers.entry(peer).or_default().receive(lane, sequence);
+        let known = self.slots.get(&path).is_some_and(|slot| slot.want.is_some());
+        if path.is_root() || self.class(&path) == Class::Local {
+            return;
+        }
+        if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
+            self.outputs.push_back(Output::Finished(path));
+            return;
+        }
+        let source = Source { first: sequence, sequence, after };
+        self.add_want(&path, theirs, (peer, lane), source, content);
+        self.step(now, &path);
+    }
+
+    fn add_want(
+        &mut self,
+        path: &RelPath,
+        theirs: Record,
+        from: (NodeId, Lane),
+        mut source: Source,
+        here: bool,
+    ) {
+        let slot = self.slots.entry(path.clone()).or_default();
+        let content = if here { Content::Here } else { Content::Absent };
+        let Some(want) = &mut slot.want else {
+            self.wants += 1;
+            let sources = BTreeMap::from([(from, source)]);
+            slot.want = Some(new_want(theirs, sources, content));
+            self.peers.entry(from.0).or_default().add(from.1, &source);
+            return;
+        };
+        if let Some(older) = want.sources.get(&from).copied() {
+            source.first = older.first;
+            self.peers.entry(from.0).or_default().remove(from.1, &older);
+        }
+        let replaced = match reconcile(Some(&want.record), &theirs) {
+            Verdict::Keep => false,
+            Verdict::Learn(version) => {
+                want.record.version = version;
+                false
+            }
+            Verdict::Take { version, .. } => {
+                want.record = Record { version, ..theirs };
+                true
+            }
+        };
+        if replaced {
+            want.content = content;
+            want.retry_ms = 0;
+            want.attempts = 0;
+        } else if here && want.content == Content::Absent {
+            // The same record from another peer; content of a loser is put away by its name.
+            want.retry_ms = 0;
+        }
+        want.sources.insert(from, source);
+        self.peers.entry(from.0).or_default().add(from.1, &source);
+    }
+
+    pub(super) fn journaled(&mut self, now: Now, record: Record) {
+        let path = record.path.clone();
+        let slot = self.slots.entry(path.clone()).or_default();
+        if slot.want.is_none() {
+            self.wants += 1;
+            slot.want = Some(new_want(record, BTreeMap::new(), Content::Absent));
+        }
+        self.look_again(now, &path, 0);
+    }
+
+    /// Who a want was learned from.
+    pub(super) fn source_of(&self, path: &RelPath) -> Option<NodeId> {
+        let want = self.slots.get(path)?.want.as_ref()?;
+        let first = want.sources.keys().next().map(|&(peer, _)| peer);
+        Some(first.unwrap_or(want.record.version.stamp.node))
+    }
+
+    pub(super) fn consider(&mut self, path: &RelPath) {
+        if self.is_held(path) {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(path) else { return };
+        slot.busy = Busy::Considering;
+        let children_max = self.leaving.get(path).copied().unwrap_or_default() + 1;
+        self.outputs.push_back(Output::Consider { path: path.clone(), children_max });
+    }
+
+    /// Whether the want's turn has not come with any of those who announced it.
+    fn is_held(&mut self, path: &RelPath) -> bool {
+        let how = match self.class(path) {
+            Class::Barrier => Strictness::Done,
+            _ => Strictness::Issued,
+        };
+        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
+        let Some(want) = want.filter(|want| !want.sources.is_empty()) else { return false };
+        let released = want.sources.iter().any(|(&(peer, lane), source)| {
+            self.peers.get(&peer).is_some_and(|i| i.is_released(lane, source, how))
+        });
+        if released {
+            return false;
+        }
+        want.waits = Waits::Order;
+        for (&(peer, _), source) in &want.sources {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.hold(source, path.clone());
+            }
+        }
+        true
+    }
+
+    /// Goes on with ordered wants of the peer whose turn has come.
+    fn release_held(&mut self, now: Now, peer: NodeId) {
+        while let Some((sequence, path)) =
+            self.peers.get(&peer).and_then(|incoming| incoming.next_held())
+        {
+            if self.is_held(&path) {
+                return;
+            }
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.unhold(sequence);
+            }
+            self.step(now, &path);
+        }
+    }
+
+    pub(super) fn considered(&mut self, now: Now, considered: Considered) {
+        let path = considered.path.clone();
+        let Some(slot) = self.slots.get_mut(&path) else { return };
+        if !matches!(slot.busy, Busy::Considering) {
+            return;
+        }
+        slot.busy = Busy::No;
+        let Some(want) = slot.want.as_mut() else { return };
+        if want.waits != Waits::Listed {
+            want.waits = Waits::Nothing;
+        }
+        match reconcile(considered.ours.as_ref(), &want.record) {
+            Verdict::Keep => self.finish(now, &path),
+            Verdict::Learn(version) => {
+                if let Some(ours) = considered.ours {
+                    self.store_taken(Record { version, ..ours });
+                }
+                self.finish(now, &path);
+            }
+            Verdict::Take { version, keep_ours } => {
+                let record = Record { version, ..want.record.clone() };
+                self.take(now, considered, record, keep_ours);
+            }
+        }
+    }
+
+    fn store_taken(&mut self, record: Record) {
+        let from = self.source_of(&record.path);
+        self.outputs.push_back(Output::Store { record, signature: None, from });
+    }
+
+    fn take(&mut self, now: Now, considered: Considered, record: Record, keep_ours: bool) {
+        let Considered { path, ours, parent_live, children } = considered;
+        let ours_entry = ours.as_ref().and_then(|ours| ours.entry.as_ref());
+        match (&record.entry, ours_entry) {
+            (None, None) => {
+                self.store_taken(record);
+                self.finish(now, &path);
+                return;
+            }
+            (Some(new), Some(old)) if new.same(old) => {
+                self.store_taken(record);
+                self.finish(now, &path);
+                return;
+            }
+            _ => {}
+        }
+        let leaves = record.entry.as_ref().is_none_or(|entry| !entry.is_dir());
+        if leaves && ours_entry.is_some_and(Entry::is_dir) {
+            let leaving = self.leaving.get(&path).copied().unwrap_or_default();
+            let stays = self.slots.get(&path).is_some_and(Slot::holds_unmirrored);
+            if children > leaving || stays {
+                self.clear_or_revive(now, &path, ours.as_ref(), &record);
+                return;
+            }
+        }
+        if record.is_live() && !parent_live && !self.parent_is_coming(&path) {
+            self.wait_for_parent(&path);
+            return;
+        }
+        if let Some((content, size)) = self.missing_content(&path, &record, ours_entry) {
+            self.fetch(&path, content, size);
+            return;
+        }
+        self.apply(path, record, ours, keep_ours);
+    }
+
+    /// A directory shall go but has children: they are on their way out, or whoever removed it has
+    /// never seen them. Then it stays, as a new edit that takes the removal into account.
+    fn clear_or_revive(
+        &mut self,
+        now: Now,
+        path: &RelPath,
+        ours: Option<&Record>,
+        theirs: &Record,
+    ) {
+        let below = self.slots.range(path.clone()..).skip(1);
+        let busy = below
+            .take_while(|(other, _)| other.as_bytes().starts_with(path.as_bytes()))
+            .any(|(other, _)| other.is_below(path));
+        if busy {
+            self.retry_want(now, path, SOON_MS, Waits::Children);
+            return;
+        }
+        let Some(ours) = ours else { return };
+        let mut version = Version::edit(self.clock.stamp(now), Some(&ours.version));
+        version.vector.merge(&theirs.version.vector);
+        version.touched = ours.version.touched;
+        let record = Record { version, ..ours.clone() };
+        self.outputs.push_back(Output::Store { record, signature: None, from: None });
+        self.finish(now, path);
+    }
+
+    fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
+        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
+            want.waits = waits;
+            want.retry_ms = now.monotonic_ms + in_ms;
+            self.timers.insert((want.retry_ms, path.clone()));
+        }
+    }
+
+    /// Whether the directory is being made in the group that is being handed out.
+    fn parent_is_coming(&self, path: &RelPath) -> bool {
+        let slot = path.parent().and_then(|parent| self.slots.get(&parent));
+        slot.is_some_and(|slot| matches!(&slot.busy, Busy::Applying(record) if record.is_dir()))
+    }
+
+    fn wait_for_parent(&mut self, path: &RelPath) {
+        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
+            want.waits = Waits::Parent;
+        }
+        if let Some(parent) = path.parent() {
+            self.parents.entry(parent).or_default().insert(path.clone());
+        }
+    }
+
+    /// A directory is there now.
+    fn wake_children(&mut self, now: Now, dir: &RelPath) {
+        for child in self.parents.remove(dir).unwrap_or_default() {
+            self.step(now, &child);
+        }
+    }
+
+    fn missing_content(
+        &self,
+        path: &RelPath,
+        record: &Record,
+        ours: Option<&Entry>,
+    ) -> Option<(ContentId, u64)> {
+        let entry = record.entry.as_ref()?;
+        let (content, size) = entry.content()?;
+        let in_place = ours.is_some_and(|ours| ours.same_kind_content(entry));
+        let here = self.slots.get(path)?.want.as_ref()?.content == Content::Here;
+        (size > 0 && !in_place && !here).then_some((content, size))
+    }
+
+    fn fetch(&mut self, path: &RelPath, content: ContentId, size: u64) {
+        let full = self.fetches >= limits::FETCHES_IN_FLIGHT_MAX;
+        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
+            return;
+        };
+        if want.content == Content::Fetching {
+            return;
+        }
+        if full {
+            self.fetches_waiting.push_back(path.clone());
+            return;
+        }
+        want.content = Content::Fetching;
+        self.fetches += 1;
+        let mut peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
+        peers.dedup();
+        let lane = Policy::lane(self.class(path));
+        self.outputs.push_back(Output::Fetch { path: path.clone(), content, size, peers, lane });
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        now: Now,
+        path: &RelPath,
+        content: ContentId,
+        result: Result<(), String>,
+    ) {
+        self.fetches -= 1;
+        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
+        let wanted = |want: &&mut Want| want.content == Content::Fetching;
+        if let Some(want) = want.filter(wanted) {
+            let current = want.record.entry.as_ref().and_then(Entry::content);
+            let right = current.is_some_and(|(id, _)| id == content);
+            want.content = if right && result.is_ok() { Content::Here } else { Content::Absent };
+            match result {
+                Err(reason) if right => {
+                    want.attempts += 1;
+                    let wait = backoff_ms(want.attempts);
+                    // A file that is written all the time changes under those who fetch it; its
+                    // next version is on the way.
+                    if want.attempts > 2 {
+                        self.problems.note(now, path, reason, Some(wait));
+                    }
+                    self.retry_want(now, path, wait, Waits::Nothing);
+                }
+                _ => self.step(now, path),
+            }
+        }
+        while self.fetches < limits::FETCHES_IN_FLIGHT_MAX {
+            let Some(next) = self.fetches_waiting.pop_front() else { break };
+            self.step(now, &next);
+        }
+    }
+
+    fn apply(&mut self, path: RelPath, record: Record, ours: Option<Record>, keep_ours: bool) {
+        let class = self.class(&path);
+        let settings = self.setup.policy.settings(class);
+        let displaced = match (keep_ours && settings.keep_losers, settings.trash) {
+            (true, _) => Displaced::Keep,
+            (false, Some(_)) => Displaced::Trash,
+            (false, None) => Displaced::Drop,
+        };
+        if !record.is_live() {
+            *self.leaving.entry(path.parent().unwrap_or_else(RelPath::root)).or_default() += 1;
+        }
+        let Some(slot) = self.slots.get_mut(&path) else { return };
+        slot.busy = Busy::Applying(Box::new(record.clone()));
+        for (&(peer, _), source) in slot.want.iter().flat_map(|want| &want.sources) {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.issue(source);
+            }
+        }
+        self.outputs.push_back(Output::Apply { record, ours, displaced });
+    }
+
+    pub(super) fn applied(&mut self, now: Now, path: &RelPath, outcome: Outcome) {
+        let Some(slot) = self.slots.get_mut(path) else { return };
+        let Busy::Applying(record) = std::mem::take(&mut slot.busy) else { return };
+        if !record.is_live() {
+            self.left(path);
+        }
+        match outcome {
+            Outcome::Done(signature) => self.applied_done(now, *record, signature),
+            outcome => {
+                self.unissue(path);
+                self.applied_not(now, path, outcome);
+            }
+        }
+        self.step(now, path);
+    }
+
+    fn left(&mut self, path: &RelPath) {
+        let parent = path.parent().unwrap_or_else(RelPath::root);
+        if let Some(count) = self.leaving.get_mut(&parent) {
+            *count -= 1;
+            if *count == 0 {
+                self.leaving.remove(&parent);
+            }
+        }
+    }
+
+    fn unissue(&mut self, path: &RelPath) {
+        let want = self.slots.get(path).and_then(|slot| slot.want.as_ref());
+        for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.unissue(source);
+            }
+        }
+    }
+
+    fn applied_done(
+        &mut self,
+        now: Now,
+        record: Record,
+        signature: Option<crate::model::Signature>,
+    ) {
+        let path = record.path.clone();
+        let from = self.source_of(&path);
+        let is_dir = record.is_dir();
+        let stamp = (record.version.stamp, record.version.touched);
+        self.problems.solve(&path);
+        self.outputs.push_back(Output::Store { record, signature, from });
+        let want = self.slots.get(&path).and_then(|slot| slot.want.as_ref());
+        let newer = want
+            .is_some_and(|want| (want.record.version.stamp, want.record.version.touched) != stamp);
+        if newer {
+            self.unissue(&path);
+        } else {
+            self.finish(now, &path);
+        }
+        if is_dir {
+            self.wake_children(now, &path);
+        }
+    }
+
+    fn applied_not(&mut self, now: Now, path: &RelPath, outcome: Outcome) {
+        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
+            return;
+        };
+        want.attempts += 1;
+        let wait = backoff_ms(want.attempts);
+        match outcome {
+            Outcome::Done(_) => {}
+            Outcome::Changed => {
+                let patience = if want.attempts > 3 { wait } else { 0 };
+                want.retry_ms = now.monotonic_ms + patience;
+                self.look_again(now, path, 0);
+            }
+            Outcome::ParentMissing => {
+                self.retry_want(now, path, wait, Waits::Parent);
+                if let Some(parent) = path.parent() {
+                    self.look_again(now, &parent, 0);
+                }
+            }
+            Outcome::NotEmpty => {
+                want.retry_ms = now.monotonic_ms + wait;
+                want.holds_unmirrored = want.waits == Waits::Listed;
+                want.waits = Waits::Listing;
+                self.list_for_apply(path);
+            }
+            Outcome::ContentMissing => want.content = Content::Absent,
+            Outcome::Failed(reason) => {
+                self.problems.note(now, path, reason, Some(wait));
+                self.retry_want(now, path, wait, Waits::Nothing);
+            }
+        }
+    }
+
+    /// What a directory that could not be removed still holds is known now. If it is nothing that
+    /// is mirrored, the directory stays all the same: someone has something in it.
+    pub(super) fn listed_for_apply(&mut self, dir: &RelPath) {
+        if let Some(want) = self.slots.get_mut(dir).and_then(|slot| slot.want.as_mut()) {
+            if want.waits == Waits::Listing {
+                want.waits = Waits::Listed;
+                want.retry_ms = 0;
+            }
+        }
+    }
+
+    /// The want is done, or needless.
+    pub(super) fn finish(&mut self, now: Now, path: &RelPath) {
+        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.take()) else {
+            return;
+        };
+        self.wants -= 1;
+        self.problems.solve(path);
+        for (&(peer, lane), source) in &want.sources {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.remove(lane, source);
+            }
+        }
+        if want.record.is_dir() {
+            self.wake_children(now, path);
+        }
+        let peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
+        peers.into_iter().for_each(|peer| self.release_held(now, peer));
+        self.step(now, path);
+    }
+}
+
+fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: Content) -> Want {
+    let waits = Waits::Nothing;
+    Want { record, sources, content, retry_ms: 0, attempts: 0, waits, holds_unmirrored: false }
+}
+
+impl Slot {
+    /// Whether the directory that shall go holds only what is not mirrored.
+    fn holds_unmirrored(&self) -> bool {
+        self.want.as_ref().is_some_and(|want| want.holds_unmirrored)
+    }
+
+    /// What is being done at the path, or waited for, in words.
+    pub(super) fn describe(&self) -> String {
+        let text = match (&self.busy, &self.dirty, &self.want) {
+            (Busy::Reading(_), ..) => "reading",
+            (Busy::Applying(_), ..) => "applying",
+            (_, Some(_), _) => "changed here, waits until it is quiet",
+            (.., Some(want)) => match want.waits {
+                Waits::Order => "waits for what was written before it",
+                Waits::Parent => "waits for its directory",
+                Waits::Children | Waits::Listing | Waits::Listed => {
+                    "waits until the directory is empty"
+                }
+                Waits::Nothing if want.content == Content::Fetching => "fetching",
+                Waits::Nothing => "waits for its turn",
+            },
+            _ => "idle",
+        };
+        text.to_owned()
+    }
+}

@@ -1,0 +1,118 @@
+//! What one peer was sent of one mount, and what of it is durable there.
+//!
+//! The backlog is never queued: it is whatever the index holds after these positions. The caller
+//! asks for rows after [`Outgoing::sent`], sends them and notes it with [`Outgoing::advance`].
+
+use crate::model::{Lane, Sequence};
+
+/// How long records learned from a peer wait before they are passed on to another one that the
+/// peer's own announcements reach as well, in milliseconds.
+pub const FORWARD_DELAY_MS: u64 = 2000;
+
+/// Positions in our sequence for one peer.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    sent: [Sequence; Lane::ALL.len()],
+    durable: [Sequence; Lane::ALL.len()],
+    /// What the peer was told of each lane's position, with or without records.
+    told: [Sequence; Lane::ALL.len()],
+    /// Up to where every lane has to be told, for an ordered record to be released.
+    promised: Sequence,
+    forward_since_ms: Option<u64>,
+}
+
+impl Outgoing {
+    /// Goes on where the peer says it is. What is durable there it says separately.
+    #[must_use]
+    pub fn starting_at(cursors: &[(Lane, Sequence)]) -> Self {
+        let mut at = [Sequence(0); Lane::ALL.len()];
+        for &(lane, sequence) in cursors {
+            at[lane as usize] = sequence;
+        }
+        let durable = [Sequence(0); Lane::ALL.len()];
+        Self { sent: at, durable, told: at, promised: Sequence(0), forward_since_ms: None }
+    }
+
+    /// Up to where the lane was sent.
+    #[must_use]
+    pub fn sent(&self, lane: Lane) -> Sequence {
+        self.sent[lane as usize]
+    }
+
+    /// Up to where the lane is durable at the peer.
+    #[must_use]
+    pub fn durable(&self, lane: Lane) -> Sequence {
+        self.durable[lane as usize]
+    }
+
+    /// The lane was sent up to `sequence`, and told so.
+    pub fn advance(&mut self, lane: Lane, sequence: Sequence) {
+        let at = lane as usize;
+        self.sent[at] = self.sent[at].max(sequence);
+        self.told[at] = self.told[at].max(sequence);
+    }
+
+    /// The lane has nothing for the peer up to `sequence`; it was not told.
+    pub fn skip(&mut self, lane: Lane, sequence: Sequence) {
+        let at = lane as usize;
+        self.sent[at] = self.sent[at].max(sequence);
+    }
+
+    /// The peer has made the lane durable up to `sequence`.
+    pub fn acknowledge(&mut self, lane: Lane, sequence: Sequence) {
+        let at = lane as usize;
+        self.durable[at] = self.durable[at].max(sequence);
+    }
+
+    /// An ordered record is sent: the peer holds it until every lane has come to here.
+    pub fn promise(&mut self, head: Sequence) {
+        self.promised = self.promised.max(head);
+    }
+
+    /// The position that a lane with nothing left to send has to be told, if any.
+    #[must_use]
+    pub fn owed_progress(&self, lane: Lane) -> Option<Sequence> {
+        (self.told[lane as usize] < self.promised).then_some(self.promised)
+    }
+
+    /// Whether [`Lane::Forward`] is to be sent now: at once if `at_once` (the peer is not linked
+    /// with everyone), otherwise some time after `now_ms`, when both ends still differ then.
+    pub fn forwards_now(&mut self, now_ms: u64, at_once: bool) -> bool {
+        let since = *self.forward_since_ms.get_or_insert(now_ms);
+        at_once || now_ms.saturating_sub(since) >= FORWARD_DELAY_MS
+    }
+
+    /// When [`Outgoing::forwards_now`] will say yes; nothing while nobody asked.
+    #[must_use]
+    pub fn forwards_at_ms(&self) -> Option<u64> {
+        self.forward_since_ms.map(|since| since + FORWARD_DELAY_MS)
+    }
+
+    /// [`Lane::Forward`] has nothing left to send.
+    pub fn forwarded(&mut self) {
+        self.forward_since_ms = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_lane_owes_progress_only_after_a_promise() {
+        let mut out = Outgoing::starting_at(&[(Lane::Normal, Sequence(5))]);
+        assert_eq!(None, out.owed_progress(Lane::Urgent));
+        out.promise(Sequence(9));
+        assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Urgent));
+        out.advance(Lane::Urgent, Sequence(9));
+        assert_eq!(None, out.owed_progress(Lane::Urgent));
+    }
+
+    #[test]
+    fn records_of_others_are_passed_on_after_a_while() {
+        let mut out = Outgoing::starting_at(&[]);
+        assert!(!out.forwards_now(100, false));
+        assert!(out.forwards_now(100, true));
+        assert!(out.forwards_now(100 + FORWARD_DELAY_MS, false));
+    }
+}

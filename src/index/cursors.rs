@@ -1,0 +1,194 @@
+//! What other nodes have, what we have of them, and which applies are in flight.
+
+use rusqlite::OptionalExtension;
+
+use super::{Index, IndexError, reading, signed, unsigned};
+use crate::model::{Incarnation, Lane, NodeId, Record, RelPath, Sequence};
+
+/// Positions with a peer, per lane in order of [`Lane::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Cursors {
+    /// The life of the peer's index that `done` belongs to.
+    pub incarnation: Incarnation,
+    /// Up to where the peer's changes are durable here.
+    pub done: Vec<(Lane, Sequence)>,
+    /// Up to where our changes are durable there.
+    pub acknowledged: Vec<(Lane, Sequence)>,
+}
+
+impl Index {
+    /// What is known of a peer; zeros if nothing is.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn cursors(&self, peer: NodeId) -> Result<Cursors, IndexError> {
+        let sql = "SELECT incarnation FROM peers WHERE peer = ?1";
+        let incarnation = self
+            .db
+            .query_row(sql, [signed(peer.0)], |row| row.get(0))
+            .optional()
+            .map_err(reading)?;
+        let mut cursors = Cursors {
+            incarnation: Incarnation(incarnation.map_or(0, unsigned)),
+            ..Cursors::default()
+        };
+        let sql = "SELECT done, acknowledged FROM cursors WHERE peer = ?1 AND lane = ?2";
+        let mut statement = self.db.prepare_cached(sql).map_err(reading)?;
+        for lane in Lane::ALL {
+            let found = statement
+                .query_row((signed(peer.0), lane.number()), |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+                .map_err(reading)?;
+            let (done, acknowledged) = found.unwrap_or_default();
+            cursors.done.push((lane, Sequence(unsigned(done))));
+            cursors.acknowledged.push((lane, Sequence(unsigned(acknowledged))));
+        }
+        Ok(cursors)
+    }
+
+    /// A peer has another index than before: nothing that it told or was told counts any more.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn forget_peer(
+        &mut self,
+        peer: NodeId,
+        incarnation: Incarnation,
+    ) -> Result<(), IndexError> {
+        self.begin()?;
+        let id = signed(peer.0);
+        self.execute("write", "DELETE FROM cursors WHERE peer = ?1", [id])?;
+        self.execute("write", "UPDATE records SET via = 0 WHERE via = ?1", [id])?;
+        let sql = "INSERT OR REPLACE INTO peers (peer, incarnation) VALUES (?1, ?2)";
+        self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
+    }
+
+    /// Notes up to where a peer's changes are durable here.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn set_done(
+        &mut self,
+        peer: NodeId,
+        lane: Lane,
+        sequence: Sequence,
+    ) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT INTO cursors (peer, lane, done, acknowledged) VALUES (?1, ?2, ?3, 0) \
+                   ON CONFLICT DO UPDATE SET done = ?3";
+        let parameters = (signed(peer.0), lane.number(), signed(sequence.0));
+        self.execute("write", sql, parameters).map(drop)
+    }
+
+    /// Notes up to where our changes are durable at a peer.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn set_acknowledged(
+        &mut self,
+        peer: NodeId,
+        lane: Lane,
+        sequence: Sequence,
+    ) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT INTO cursors (peer, lane, done, acknowledged) VALUES (?1, ?2, 0, ?3) \
+                   ON CONFLICT DO UPDATE SET acknowledged = ?3";
+        let parameters = (signed(peer.0), lane.number(), signed(sequence.0));
+        self.execute("write", sql, parameters).map(drop)
+    }
+
+    /// Notes that this record is about to be made visible. [`Index::commit`] and [`Index::sync`]
+    /// come before the apply.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn journal(&mut self, record: &Record) -> Result<(), IndexError> {
+        let Some((dir, name)) = record.path.split() else { return Ok(()) };
+        self.begin()?;
+        let sql = "INSERT OR REPLACE INTO journal (dir, name, record) VALUES (?1, ?2, ?3)";
+        self.execute("write", sql, (dir, name, record.encode())).map(drop)
+    }
+
+    /// The apply is over, whatever came of it.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn unjournal(&mut self, path: &RelPath) -> Result<(), IndexError> {
+        let Some((dir, name)) = path.split() else { return Ok(()) };
+        self.begin()?;
+        let sql = "DELETE FROM journal WHERE dir = ?1 AND name = ?2";
+        self.execute("write", sql, (dir, name)).map(drop)
+    }
+
+    /// Applies that were in flight when the index was last written.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn journaled(&self) -> Result<Vec<Record>, IndexError> {
+        let mut statement = self.db.prepare("SELECT record FROM journal").map_err(reading)?;
+        let rows = statement.query_map((), |row| row.get::<_, Vec<u8>>(0)).map_err(reading)?;
+        rows.map(|bytes| {
+            Record::decode(&bytes.map_err(reading)?)
+                .map_err(|source| IndexError::Decode { path: RelPath::root(), source })
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Entry, Kind, Meta, Mtime, Stamp, Version};
+
+    fn record(path: &str, counter: u64) -> Record {
+        let stamp = Stamp { counter, node: NodeId(1) };
+        let meta =
+            Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() };
+        Record {
+            path: RelPath::parse(path.as_bytes()).unwrap(),
+            entry: Some(Entry { kind: Kind::Dir, meta }),
+            version: Version::edit(stamp, None),
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_opening_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let (mut index, new) = Index::open(&path, Incarnation(7)).unwrap();
+        assert!(new);
+        index.begin().unwrap();
+        for (at, name) in ["a", "a/b", "a/b/c", "ab", "z"].iter().enumerate() {
+            index.store(&record(name, at as u64 + 1), None, Lane::Normal, None, 0).unwrap();
+        }
+        index.journal(&record("z", 9)).unwrap();
+        index.set_done(NodeId(2), Lane::Urgent, Sequence(5)).unwrap();
+        index.commit().unwrap();
+        index.sync().unwrap();
+        let totals = index.totals();
+        drop(index);
+
+        let (index, new) = Index::open(&path, Incarnation(8)).unwrap();
+        assert!(!new);
+        assert_eq!((Incarnation(7), totals), (index.incarnation(), index.totals()));
+        assert_eq!((Sequence(5), 5), (index.lane_head(Lane::Normal), index.last_counter()));
+        let a = RelPath::parse(b"a").unwrap();
+        let below: Vec<_> =
+            index.live_below(&a).unwrap().iter().map(|r| r.path.to_string()).collect();
+        assert_eq!(vec!["a/b/c", "a/b"], below);
+        assert_eq!(5, index.live_below(&RelPath::root()).unwrap().len());
+        assert_eq!(3, index.count_children(&RelPath::root(), 9).unwrap());
+        let (rows, through) = index.rows_after(Lane::Normal, Sequence(2), 2, NodeId(3)).unwrap();
+        assert_eq!((2, Sequence(4)), (rows.len(), through));
+        assert_eq!(vec![record("z", 9)], index.journaled().unwrap());
+        assert_eq!((Lane::Urgent, Sequence(5)), index.cursors(NodeId(2)).unwrap().done[0]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_from_other_failures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        std::fs::write(&path, b"this is not a database, and long enough to be looked at").unwrap();
+        assert!(Index::open(&path, Incarnation(1)).unwrap_err().is_damage());
+    }
+}

@@ -1,0 +1,126 @@
+//! Tables of the index, and the few numbers that are kept beside the records.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{Index, IndexError, reading, signed, unsigned};
+use crate::engine::fingerprint::Fingerprint;
+use crate::model::{Incarnation, Lane, Sequence};
+
+/// Version of the tables. A later release that changes them raises it and migrates.
+const SCHEMA: i64 = 1;
+
+/// A path is kept as its directory and its name, so that a directory's children lie together.
+/// `via` is the peer a record was learned from, 0 for an edit made here.
+const TABLES: &str = "
+CREATE TABLE records (
+  dir BLOB NOT NULL, name BLOB NOT NULL,
+  live INTEGER NOT NULL, ordered INTEGER NOT NULL,
+  lane INTEGER NOT NULL, seq INTEGER NOT NULL, via INTEGER NOT NULL,
+  inode INTEGER NOT NULL, links INTEGER NOT NULL, signature BLOB,
+  content BLOB, record BLOB NOT NULL,
+  PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX records_by_lane ON records (lane, seq);
+CREATE INDEX records_by_content ON records (content) WHERE content IS NOT NULL;
+CREATE INDEX records_by_inode ON records (inode) WHERE links > 1;
+CREATE TABLE journal (
+  dir BLOB NOT NULL, name BLOB NOT NULL, record BLOB NOT NULL,
+  PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;
+CREATE TABLE peers (peer INTEGER PRIMARY KEY, incarnation INTEGER NOT NULL) STRICT;
+CREATE TABLE cursors (
+  peer INTEGER NOT NULL, lane INTEGER NOT NULL,
+  done INTEGER NOT NULL, acknowledged INTEGER NOT NULL,
+  PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
+CREATE TABLE state (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  incarnation INTEGER NOT NULL, scanned INTEGER NOT NULL,
+  head INTEGER NOT NULL, last_counter INTEGER NOT NULL,
+  files INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  fingerprint BLOB NOT NULL, versions BLOB NOT NULL) STRICT;
+";
+
+/// Makes the tables if the file is new. Says whether it was.
+pub(super) fn prepare(db: &Connection, path: &Path, new: Incarnation) -> Result<bool, IndexError> {
+    let found: i64 =
+        db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(reading)?;
+    if found > SCHEMA {
+        return Err(IndexError::Later(path.to_owned()));
+    }
+    if found == SCHEMA {
+        return Ok(false);
+    }
+    let zero = Fingerprint::default().to_bytes();
+    let make = || {
+        db.execute_batch("BEGIN EXCLUSIVE")?;
+        db.execute_batch(TABLES)?;
+        db.execute(
+            "INSERT INTO state VALUES (1, ?1, 0, 0, 0, 0, 0, ?2, ?2)",
+            (signed(new.0), zero.as_slice()),
+        )?;
+        db.pragma_update(None, "user_version", SCHEMA)?;
+        db.execute_batch("COMMIT")
+    };
+    make().map_err(|source| IndexError::Sqlite { doing: "create", source })?;
+    Ok(true)
+}
+
+impl Index {
+    /// Reads the numbers beside the records.
+    pub(super) fn load(&mut self) -> Result<(), IndexError> {
+        let sql = "SELECT incarnation, head, last_counter, files, bytes, fingerprint, versions \
+                   FROM state";
+        let read = |row: &rusqlite::Row<'_>| {
+            let number = |at| row.get(at).map(unsigned);
+            let sum = |at| row.get(at).map(|bytes: [u8; 32]| Fingerprint::from_bytes(&bytes));
+            self.incarnation = Incarnation(number(0)?);
+            self.head = Sequence(number(1)?);
+            self.last_counter = number(2)?;
+            self.totals.files = number(3)?;
+            self.totals.bytes = number(4)?;
+            self.totals.fingerprint = sum(5)?;
+            self.totals.versions = sum(6)?;
+            Ok(())
+        };
+        self.db.query_row(sql, (), read).map_err(reading)?;
+        for lane in Lane::ALL {
+            let sql = "SELECT coalesce(max(seq), 0) FROM records WHERE lane = ?1";
+            let head = self.db.query_row(sql, [lane.number()], |row| row.get(0));
+            self.lane_heads[lane as usize] = Sequence(unsigned(head.map_err(reading)?));
+        }
+        Ok(())
+    }
+
+    /// Writes them, in the open transaction.
+    pub(super) fn save(&mut self) -> Result<(), IndexError> {
+        let sql = "UPDATE state SET head = ?1, last_counter = ?2, files = ?3, bytes = ?4, \
+                   fingerprint = ?5, versions = ?6";
+        let totals = &self.totals;
+        let parameters = (
+            signed(self.head.0),
+            signed(self.last_counter),
+            signed(totals.files),
+            signed(totals.bytes),
+            totals.fingerprint.to_bytes(),
+            totals.versions.to_bytes(),
+        );
+        self.execute("write", sql, parameters).map(drop)
+    }
+
+    /// Whether the first scan of this index has ended: what is found later is an edit.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn is_scanned(&self) -> Result<bool, IndexError> {
+        self.db.query_row("SELECT scanned FROM state", (), |row| row.get(0)).map_err(reading)
+    }
+
+    /// Notes that the first scan has ended.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn set_scanned(&mut self) -> Result<(), IndexError> {
+        self.begin()?;
+        self.execute("write", "UPDATE state SET scanned = 1", ()).map(drop)
+    }
+}

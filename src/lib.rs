@@ -4,3 +4,4 @@
 //! enforces it). What happens when a file changes is told in [`engine`].
 
 pub mod model;
+pub mod net;

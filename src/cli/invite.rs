@@ -18,8 +18,15 @@ Examples:
   ssh web2 trefoil join $(trefoil invite --ttl 5m)")]
 pub(super) struct InviteArgs {
     /// Let the ticket expire after this time: 30s, 10m, 1h, 1d.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(ttl) if ttl < Duration::from_secs(1) => Err("less than a second".to_owned()),
+        parsed => parsed.map_err(|e| e.to_string()),
+    }
 }
 
 pub(super) fn run(

@@ -10,6 +10,7 @@ mod failure;
 mod init;
 mod invite;
 mod join;
+mod local;
 mod logging;
 mod output;
 mod parts;
@@ -30,6 +31,7 @@ use std::{future::Future, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 pub use failure::{Failure, Outcome};
+pub use local::Local;
 pub use logging::LogArgs;
 pub use output::Output;
 pub use parts::{Founded, Invitation, Joined, Parts};

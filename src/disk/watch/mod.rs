@@ -16,6 +16,8 @@ mod inotify;
 mod pending;
 mod root;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod tree;
 

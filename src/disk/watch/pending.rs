@@ -299,6 +299,8 @@ fn merged(old: What, new: What) -> What {
         (_, HintKind::Gone) => HintKind::Gone,
         (a, b) => a.max(b),
     };
+    // A removed directory may be told twice, the second time as no one knows what.
+    let is_dir = is_dir || was_dir && kind == HintKind::Gone;
     What::Hint { kind, is_dir }
 }
 
@@ -353,11 +355,17 @@ mod tests {
         pending.note(dir("a", HintKind::Created));
         pending.note(hint("b", HintKind::Gone));
         pending.note(hint("b", HintKind::Created));
+        pending.note(dir("e", HintKind::Gone));
+        pending.note(hint("e", HintKind::Gone));
+        pending.note(hint("e", HintKind::Closed));
         pending.note(dir("c", HintKind::Moved));
         pending.note(dir("c", HintKind::Gone));
         pending.note(hint("d", HintKind::Closed));
         pending.note(hint("d", HintKind::Gone));
-        assert_eq!(["Moved a", "Created b", "Moved c", "Gone d"], taken(&mut pending, 9)[..]);
+        assert_eq!(
+            ["Moved a", "Created b", "Moved e", "Moved c", "Gone d"],
+            taken(&mut pending, 9)[..]
+        );
     }
 
     #[test]

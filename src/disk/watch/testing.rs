@@ -233,7 +233,7 @@ fn random_changes(mut seed: u64) {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         u32::try_from(seed >> 33).expect("31 bits") % n
     };
-    for n in 0..4000 {
+    for n in 0..3000 {
         let mut name = || {
             let depth = 1 + below(4);
             (0..depth).map(|_| ["a", "b", "c"][below(3) as usize]).collect::<Vec<_>>().join("/")

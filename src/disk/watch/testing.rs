@@ -92,6 +92,13 @@ pub(super) fn shell(dir: &Path, script: &str) {
     assert!(status.success(), "{script}");
 }
 
+/// What a script prints.
+pub(super) fn ask(dir: &Path, script: &str) -> String {
+    let mut command = Command::new("/bin/sh");
+    let output = command.args(["-ec", script]).current_dir(dir).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 pub(super) fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
 }

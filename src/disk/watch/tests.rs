@@ -250,6 +250,21 @@ fn a_root_that_is_removed_or_moved_is_lost() {
 }
 
 #[test]
+fn a_root_that_is_unmounted_is_lost() {
+    on_each_backend(|wanted| {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir(base.path().join("root")).unwrap();
+        let mount = "mount -t tmpfs none root 2>/dev/null && echo mounted || :";
+        if ask(base.path(), mount) != "mounted\n" {
+            return;
+        }
+        let watched = Watched::start_in(base, wanted, "");
+        shell(watched.base.path(), "umount -l root");
+        watched.until(|event| matches!(event, WatchEvent::Lost { .. }));
+    });
+}
+
+#[test]
 fn the_owner_is_woken_when_something_is_there_and_when_something_is_left() {
     on_each_backend(|wanted| {
         let watched = Watched::start(wanted, "");

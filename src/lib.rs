@@ -9,3 +9,4 @@ pub mod disk;
 pub mod engine;
 pub mod index;
 pub mod model;
+pub mod net;

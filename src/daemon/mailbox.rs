@@ -74,6 +74,14 @@ impl<E, B> Mailbox<E, B> {
         self.ready.notify_one();
     }
 
+    /// Takes announcements out that mean nothing any more.
+    pub(super) fn drop_bulk(&self, mut useless: impl FnMut(&B) -> bool) {
+        let mut queues = self.lock();
+        let before = queues.bulk.len();
+        queues.bulk.retain(|bulk| !useless(bulk));
+        self.room.add_permits(before - queues.bulk.len());
+    }
+
     /// Waits until there is something, or for `at_most`, and takes it. Announcements stay while
     /// `with_bulk` is false.
     pub(super) fn take(&self, at_most: Duration, with_bulk: bool) -> Batch<E, B> {

@@ -53,7 +53,9 @@ impl Actor {
 
     fn carry_out(&mut self, now: Now, output: Output) -> Result<(), IndexError> {
         match output {
-            Output::Apply { record, ours, displaced } => self.apply(record, ours, displaced),
+            Output::Apply { record, ours, displaced, even_if_open } => {
+                self.apply(record, ours, displaced, even_if_open)
+            }
             Output::Consider { path, children_max } => self.consider(now, path, children_max),
             Output::Fetch { path, content, size, peers, lane } => {
                 self.fetch(path, content, size, peers, lane)
@@ -248,6 +250,7 @@ impl Actor {
         record: Record,
         ours: Option<Record>,
         displaced: Displaced,
+        even_if_open: bool,
     ) -> Result<(), IndexError> {
         let path = record.path.clone();
         let signature = self.index.row(&path)?.and_then(|row| row.signature);
@@ -263,7 +266,14 @@ impl Actor {
         self.index.journal(&record)?;
         let expected = ours.and_then(|ours| ours.entry).zip(signature);
         let target = record.entry;
-        self.turn.requests.push(ApplyRequest { path, target, expected, source, displaced });
+        self.turn.requests.push(ApplyRequest {
+            path,
+            target,
+            expected,
+            source,
+            displaced,
+            even_if_open,
+        });
         Ok(())
     }
 
@@ -301,6 +311,7 @@ impl Actor {
         for (path, outcome) in outcomes {
             self.index.unjournal(&path)?;
             let outcome = match outcome {
+                disk::Outcome::Busy => Outcome::Busy,
                 disk::Outcome::Changed => Outcome::Changed,
                 disk::Outcome::ContentMissing => Outcome::ContentMissing,
                 disk::Outcome::Done { signature } => Outcome::Done(signature),

@@ -3,11 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::actor::{Actor, Event};
+use crate::control::types::{WaitMount, WaitNode};
 use crate::index::IndexError;
 use crate::model::{Lane, NodeId, Sequence};
 
-/// Rows counted per peer and lane, for the answer after a time-out.
+/// Changes counted per peer and lane, for the answer after a time-out.
 const MISSING_MAX: usize = 100_000;
+
+/// Missing paths named per node.
+const PATHS_TOLD: usize = 5;
 
 /// How many nodes must have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,25 +20,6 @@ pub(super) enum Nodes {
     All,
     /// So many, this one included.
     AtLeast(usize),
-}
-
-/// What is missing on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Missing {
-    pub node: NodeId,
-    pub up: bool,
-    pub changes: usize,
-}
-
-/// The answer.
-#[derive(Debug)]
-pub(super) enum Waited {
-    /// All there; the nodes that have it, this one included.
-    Done(Vec<NodeId>),
-    /// Not in time.
-    TimedOut { missing: Vec<Missing>, unread: usize },
-    /// It cannot be told.
-    Failed(String),
 }
 
 /// Gives the answer. Called once.
@@ -46,7 +31,7 @@ pub(super) struct Waiter {
     nodes: Nodes,
     until: Instant,
     stage: Stage,
-    reply: Option<Reply<Waited>>,
+    reply: Option<Reply<WaitMount>>,
 }
 
 enum Stage {
@@ -60,7 +45,7 @@ enum Stage {
 
 impl Actor {
     /// Starts to wait.
-    pub(super) fn wait_for(&mut self, nodes: Nodes, timeout: Duration, reply: Reply<Waited>) {
+    pub(super) fn wait_for(&mut self, nodes: Nodes, timeout: Duration, reply: Reply<WaitMount>) {
         let id = self.next_waiter;
         self.next_waiter += 1;
         let until = Instant::now() + timeout;
@@ -90,7 +75,12 @@ impl Actor {
         let Some(waiter) = waiter else { return };
         match result {
             Ok(()) => waiter.stage = Stage::Reading,
-            Err(reason) => waiter.answer(Waited::Failed(reason)),
+            Err(reason) => waiter.answer(WaitMount {
+                name: self.place.name.clone(),
+                done: false,
+                reason: Some(reason),
+                nodes: Vec::new(),
+            }),
         }
     }
 
@@ -106,28 +96,23 @@ impl Actor {
                 waiter.stage = Stage::Sending(self.index.head());
             }
             let late = Instant::now() >= waiter.until;
-            let Stage::Sending(target) = waiter.stage else {
-                if late {
-                    let unread = self.engine.pending().0;
-                    waiter.answer(Waited::TimedOut { missing: Vec::new(), unread });
+            match waiter.stage {
+                Stage::Sending(target) => {
+                    let nodes = self.wait_nodes(&members, target, late)?;
+                    let have = 1 + nodes.iter().filter(|node| node.done).count();
+                    let done = match waiter.nodes {
+                        Nodes::All => have == 1 + members.len(),
+                        Nodes::AtLeast(count) => have >= count,
+                    };
+                    if done || late {
+                        waiter.answer(self.waited(done, None, nodes));
+                    }
                 }
-                continue;
-            };
-            let missing = self.missing(&members, target, if late { MISSING_MAX } else { 1 })?;
-            let have: Vec<_> = members
-                .iter()
-                .filter(|id| missing.iter().all(|m| m.node != **id))
-                .copied()
-                .chain([self.place.node])
-                .collect();
-            let enough = match waiter.nodes {
-                Nodes::All => missing.is_empty(),
-                Nodes::AtLeast(count) => have.len() >= count,
-            };
-            if enough {
-                waiter.answer(Waited::Done(have));
-            } else if late {
-                waiter.answer(Waited::TimedOut { missing, unread: 0 });
+                _ if late => {
+                    let reason = self.unread();
+                    waiter.answer(self.waited(false, Some(reason), Vec::new()));
+                }
+                _ => {}
             }
         }
         waiters.retain(|waiter| waiter.reply.is_some());
@@ -135,21 +120,61 @@ impl Actor {
         Ok(())
     }
 
-    /// Members that do not have everything up to `target`.
-    pub(super) fn missing(
+    fn waited(&self, done: bool, reason: Option<String>, nodes: Vec<WaitNode>) -> WaitMount {
+        WaitMount { name: self.place.name.clone(), done, reason, nodes }
+    }
+
+    /// Why this node has not taken in everything itself.
+    fn unread(&self) -> String {
+        match &self.halted {
+            Some(reason) => format!("the mount is halted: {reason}"),
+            None if self.paused => "the mount is paused".to_owned(),
+            None => format!("{} changed paths are not read yet", self.engine.pending().0),
+        }
+    }
+
+    fn wait_nodes(
         &self,
         members: &[NodeId],
         target: Sequence,
-        most: usize,
-    ) -> Result<Vec<Missing>, IndexError> {
-        let mut missing = Vec::new();
-        for &node in members {
-            let changes = self.lag(node, target, most)?;
-            if changes > 0 {
-                missing.push(Missing { node, up: self.peers.contains_key(&node), changes });
-            }
+        late: bool,
+    ) -> Result<Vec<WaitNode>, IndexError> {
+        let names = self.shared.names();
+        let mut nodes = Vec::new();
+        for &id in members {
+            let missing = self.lag(id, target, if late { MISSING_MAX } else { 1 })?;
+            let paths = if late { self.missing_paths(id)? } else { Vec::new() };
+            nodes.push(WaitNode {
+                name: names.get(&id).cloned().unwrap_or_else(|| id.to_string()),
+                done: missing == 0,
+                up: self.peers.contains_key(&id),
+                missing: Some(missing as u64),
+                paths,
+            });
         }
-        Ok(missing)
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(nodes)
+    }
+
+    fn missing_paths(&self, node: NodeId) -> Result<Vec<String>, IndexError> {
+        let mut paths = Vec::new();
+        for lane in Lane::ALL.into_iter().filter(|&lane| lane != Lane::Forward) {
+            let durable = self.durable(node, lane)?;
+            let (rows, _) = self.index.rows_after(lane, durable, PATHS_TOLD, node)?;
+            paths.extend(rows.iter().map(|row| row.record.path.to_string()));
+        }
+        paths.truncate(PATHS_TOLD);
+        Ok(paths)
+    }
+
+    /// Up to where a lane is durable at a node, linked or not.
+    pub(super) fn durable(&self, node: NodeId, lane: Lane) -> Result<Sequence, IndexError> {
+        if let Some(out) = self.peers.get(&node).and_then(|peer| peer.out.as_ref()) {
+            return Ok(out.durable(lane));
+        }
+        let known = self.index.cursors(node)?.acknowledged;
+        let of_lane = known.into_iter().find(|(other, _)| *other == lane);
+        Ok(of_lane.map_or(Sequence(0), |(_, at)| at))
     }
 
     /// Changes made here up to `target` that are not durable at a node, counted up to `most`.
@@ -159,19 +184,9 @@ impl Actor {
         target: Sequence,
         most: usize,
     ) -> Result<usize, IndexError> {
-        let out = self.peers.get(&node).and_then(|peer| peer.out.as_ref());
-        let known = match out {
-            Some(_) => Vec::new(),
-            None => self.index.cursors(node)?.acknowledged,
-        };
         let mut changes = 0;
         for lane in Lane::ALL.into_iter().filter(|&lane| lane != Lane::Forward) {
-            let durable = match out {
-                Some(out) => out.durable(lane),
-                None => {
-                    known.iter().find(|(l, _)| *l == lane).map_or(Sequence(0), |&(_, at)| at)
-                }
-            };
+            let durable = self.durable(node, lane)?;
             changes += self.index.count_after(lane, durable, target, node, most)?;
         }
         Ok(changes)
@@ -179,7 +194,7 @@ impl Actor {
 }
 
 impl Waiter {
-    fn answer(&mut self, answer: Waited) {
+    fn answer(&mut self, answer: WaitMount) {
         if let Some(reply) = self.reply.take() {
             // Whoever asked may be gone.
             drop(reply.send(answer));

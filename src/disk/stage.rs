@@ -5,6 +5,7 @@
 //! content for complete that was not hashed to its end since the mount was opened.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -54,8 +55,8 @@ pub enum StageError {
 
 /// Content on its way into the stage. Dropped before [`Staged::finish`], it can be resumed.
 #[derive(Debug)]
-pub struct Staged<'m> {
-    mount: &'m Mount,
+pub struct Staged {
+    mount: Arc<Mount>,
     file: OwnedFd,
     content: ContentId,
     size: u64,
@@ -64,13 +65,13 @@ pub struct Staged<'m> {
     holes: bool,
 }
 
-impl<'m> Staged<'m> {
+impl Staged {
     /// Opens the part of `content` that is here already, hashing it, or begins a new one. If
     /// nothing is missing, [`Staged::offset`] is `size` and only [`Staged::finish`] is left.
     ///
     /// # Errors
     /// [`StageError::Busy`], [`StageError::Refused`].
-    pub fn open(mount: &'m Mount, content: ContentId, size: u64) -> Result<Self, StageError> {
+    pub fn open(mount: &Arc<Mount>, content: ContentId, size: u64) -> Result<Self, StageError> {
         let name = fetch_name(content);
         let file = open_stage(mount, &name, OFlags::RDWR | OFlags::CREATE)?;
         match OPEN.run(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
@@ -89,7 +90,7 @@ impl<'m> Staged<'m> {
         } else if look.size > 0 {
             offset = copy::hash_into(mount, &mut hasher, &file, look.size)?;
         }
-        Ok(Self { mount, file, content, size, offset, hasher, holes: false })
+        Ok(Self { mount: mount.clone(), file, content, size, offset, hasher, holes: false })
     }
 
     /// Leaves blocks of zeros out: for content whose entry says `sparse`.
@@ -135,11 +136,11 @@ impl<'m> Staged<'m> {
         }
         let fetch = fetch_name(self.content);
         if *self.hasher.finalize().as_bytes() != self.content.0 {
-            remove(self.mount, &fetch)?;
+            remove(&self.mount, &fetch)?;
             return Err(StageError::Mismatch);
         }
         copy::set_size(&self.file, self.size)?;
-        finish_whole(self.mount, &self.file, &fetch, self.content, self.size)?;
+        finish_whole(&self.mount, &self.file, &fetch, self.content, self.size)?;
         Ok(())
     }
 }

@@ -393,13 +393,9 @@ impl Engine {
         }
     }
 
-    fn list(&mut self, dir: &RelPath) {
+    pub(super) fn list(&mut self, dir: &RelPath) {
         *self.listings.entry(dir.clone()).or_default() += 1;
         self.outputs.push_back(Output::List(dir.clone()));
-    }
-
-    pub(super) fn list_for_apply(&mut self, dir: &RelPath) {
-        self.list(dir);
     }
 
     pub(super) fn listed(&mut self, now: Now, dir: &RelPath) {

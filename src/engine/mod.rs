@@ -98,6 +98,8 @@ pub enum Input {
     },
     /// net: a peer was lost. Its wants stay.
     PeerDown(NodeId),
+    /// config: classes mean something else now; which path has which class is as before.
+    Policy(Arc<Policy>),
     /// The mount is stopped (by a person or a guard), or goes on.
     Stopped(bool),
     /// watch: anything at or below the directory may have changed unseen.
@@ -189,6 +191,8 @@ pub struct Considered {
 /// What came of an apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// A writer has the file open; nothing was changed.
+    Busy,
     /// The disk holds something else than our record says.
     Changed,
     /// The content was not where it should be.
@@ -261,6 +265,8 @@ pub enum Output {
         ours: Option<Record>,
         /// What becomes of the file it replaces.
         displaced: Displaced,
+        /// Replace the file although a writer has it open.
+        even_if_open: bool,
     },
     /// The path needs nothing any more: content kept for it in memory can go.
     Finished(RelPath),
@@ -366,6 +372,7 @@ impl Engine {
             Input::PeerUp { peer, cursors, anew } => self.peer_up(peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
+            Input::Policy(policy) => self.setup.policy = policy,
             Input::Scan(dir) => self.list(&dir),
             Input::Scanned => self.setup.joining = false,
             Input::Tick => self.tick(now),

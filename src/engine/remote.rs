@@ -11,6 +11,11 @@ use super::slot::{Busy, Content, Slot, Source, Waits, Want};
 use super::{Announced, Considered, Displaced, Engine, Outcome, Output};
 use crate::model::{ContentId, Entry, Lane, NodeId, Record, RelPath, Sequence, Version, limits};
 
+/// How long a writer that has a wanted file open is waited for at a time, and how often: what he
+/// writes later is found in the displaced file.
+const OPEN_MS: u64 = 500;
+const OPEN_MAX: u32 = 20;
+
 /// How soon something is looked at again that waits for other paths of this node.
 const SOON_MS: u64 = 20;
 
@@ -369,12 +374,13 @@ impl Engine {
         }
         let Some(slot) = self.slots.get_mut(&path) else { return };
         slot.busy = Busy::Applying(Box::new(record.clone()));
+        let even_if_open = slot.want.as_ref().is_some_and(|want| want.refused_open >= OPEN_MAX);
         for (&(peer, _), source) in slot.want.iter().flat_map(|want| &want.sources) {
             if let Some(incoming) = self.peers.get_mut(&peer) {
                 incoming.issue(source);
             }
         }
-        self.outputs.push_back(Output::Apply { record, ours, displaced });
+        self.outputs.push_back(Output::Apply { record, ours, displaced, even_if_open });
     }
 
     pub(super) fn applied(&mut self, now: Now, path: &RelPath, outcome: Outcome) {
@@ -445,6 +451,11 @@ impl Engine {
         let wait = backoff_ms(want.attempts);
         match outcome {
             Outcome::Done(_) => {}
+            Outcome::Busy => {
+                want.refused_open += 1;
+                self.retry_want(now, path, OPEN_MS, Waits::Writer);
+                self.look_again(now, path, OPEN_MS);
+            }
             Outcome::Changed => {
                 let patience = if want.attempts > 3 { wait } else { 0 };
                 want.retry_ms = now.monotonic_ms + patience;
@@ -460,7 +471,7 @@ impl Engine {
                 want.retry_ms = now.monotonic_ms + wait;
                 want.holds_unmirrored = want.waits == Waits::Listed;
                 want.waits = Waits::Listing;
-                self.list_for_apply(path);
+                self.list(path);
             }
             Outcome::ContentMissing => want.content = Content::Absent,
             Outcome::Failed(reason) => {
@@ -504,7 +515,7 @@ impl Engine {
 
 fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: Content) -> Want {
     let waits = Waits::Nothing;
-    Want { record, sources, content, retry_ms: 0, attempts: 0, waits, holds_unmirrored: false }
+    Want { record, sources, content, retry_ms: 0, attempts: 0, waits, refused_open: 0, holds_unmirrored: false }
 }
 
 impl Slot {
@@ -520,6 +531,7 @@ impl Slot {
             (Busy::Applying(_), ..) => "applying",
             (_, Some(_), _) => "changed here, waits until it is quiet",
             (.., Some(want)) => match want.waits {
+                Waits::Writer => "waits until the file is closed",
                 Waits::Order => "waits for what was written before it",
                 Waits::Parent => "waits for its directory",
                 Waits::Children | Waits::Listing | Waits::Listed => {

@@ -60,6 +60,8 @@ pub(super) struct Want {
     pub retry_ms: u64,
     pub attempts: u32,
     pub waits: Waits,
+    /// How often a writer had the file open.
+    pub refused_open: u32,
     /// A directory that shall go was listed, and what is in it is none of ours.
     pub holds_unmirrored: bool,
 }
@@ -82,6 +84,8 @@ pub(super) enum Waits {
     Order,
     /// Its directory.
     Parent,
+    /// Someone to close the file.
+    Writer,
     /// The directory's children to go.
     Children,
     /// A listing of the directory.

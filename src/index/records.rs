@@ -199,6 +199,17 @@ impl Index {
         Ok(records)
     }
 
+    /// Up to `most` live records after a path, sorted by directory and name.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn page(&self, after: Option<&RelPath>, most: usize) -> Result<Vec<Record>, IndexError> {
+        let (dir, name) = after.and_then(RelPath::split).unwrap_or((&[], &[]));
+        let condition = "live AND (dir, name) > (?1, ?2) ORDER BY dir, name LIMIT ?3";
+        let rows = self.rows_where(condition, (dir, name, limit(most)))?;
+        Ok(rows.into_iter().map(|row| row.record).collect())
+    }
+
     /// Calls `each` for every row, tombstones included, sorted by directory and name.
     ///
     /// # Errors

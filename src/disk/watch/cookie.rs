@@ -1,13 +1,15 @@
-//! Cookie files: one is made, and when the kernel tells of it, everything before it was told too.
+//! Cookies: a file is given a new name, and when the kernel tells of it, everything before was told.
 //!
-//! In: the root. Out: empty files in `.trefoil/cookies` below it, named by number and removed
-//! again. Follows no symbolic link and touches nothing else.
+//! In: the root. Out: one empty file a watcher in `.trefoil/cookies` below it, renamed from number
+//! to number: a rename costs the file system no inode. Follows no symbolic link and touches nothing
+//! else.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, open, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use super::WatchError;
@@ -23,6 +25,8 @@ pub(super) struct Cookies {
     dir: OwnedFd,
     prefix: String,
     numbers: AtomicU64,
+    /// The number the file is named by, if it was made.
+    current: Mutex<Option<u64>>,
 }
 
 impl Cookies {
@@ -41,7 +45,8 @@ impl Cookies {
         let process = format!("sync-{}-", std::process::id());
         remove_left_behind(&dir, &process).map_err(refused("clear the cookie directory"))?;
         let watcher = WATCHERS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { dir, prefix: format!("{process}{watcher}-"), numbers: AtomicU64::new(0) })
+        let prefix = format!("{process}{watcher}-");
+        Ok(Self { dir, prefix, numbers: AtomicU64::new(0), current: Mutex::new(None) })
     }
 
     /// What the name of every cookie of this watcher begins with, before its number.
@@ -54,23 +59,38 @@ impl Cookies {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn create(&self, number: u64) -> Result<(), WatchError> {
+    /// Names the file by this number, making it if it is not there.
+    pub(super) fn put(&self, number: u64) -> Result<(), WatchError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = current.take() {
+            match renameat(&self.dir, self.name(old), &self.dir, self.name(number)) {
+                Ok(()) => {
+                    *current = Some(number);
+                    return Ok(());
+                }
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(refused("rename a cookie file")(error)),
+            }
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         openat(&self.dir, self.name(number), flags, Mode::RUSR | Mode::WUSR)
-            .map(drop)
-            .map_err(refused("make a cookie file"))
-    }
-
-    /// Removes a cookie, if it is there.
-    pub(super) fn remove(&self, number: u64) -> Result<(), WatchError> {
-        match unlinkat(&self.dir, self.name(number), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(refused("remove a cookie file")(error)),
-        }
+            .map_err(refused("make a cookie file"))?;
+        *current = Some(number);
+        Ok(())
     }
 
     fn name(&self, number: u64) -> String {
         format!("{}{number}", self.prefix)
+    }
+}
+
+impl Drop for Cookies {
+    fn drop(&mut self) {
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = current.take() {
+            // What stays behind is removed at the next start.
+            let _removed = unlinkat(&self.dir, self.name(number), AtFlags::empty());
+        }
     }
 }
 

@@ -218,7 +218,7 @@ impl Drain {
             Place::Inside(dir) => self.entry(dir, record.name),
             Place::Deep(dir) => Located::Below(dir),
             Place::Cookies => {
-                let created = event.mask & libc::FAN_CREATE != 0;
+                let created = event.mask & (libc::FAN_CREATE | libc::FAN_RENAME) != 0;
                 let number = self.shared.cookie_number(record.name).filter(|_| created);
                 batch.notes.extend(number.map(Note::Cookie));
                 Located::Hidden

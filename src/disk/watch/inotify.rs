@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{Config, ErrorKind, Event, EventKind, INotifyWatcher, RecursiveMode, Watcher as _};
 
 use super::root::RootCheck;
@@ -129,8 +129,8 @@ enum Change {
     Directory,
     /// A name was moved here; it may be a directory's.
     Arrived,
-    /// A name went; it may have been a directory's.
-    Left,
+    /// A name went; it may have been a directory's, or is known to.
+    Left { is_dir: bool },
 }
 
 impl Handler {
@@ -155,7 +155,7 @@ impl Handler {
     fn take_in(&self, path: &Path, change: &Change) {
         let Some(rel) = self.common.relative(path) else { return self.hidden(path, change) };
         self.common.shared.events.fetch_add(1, Ordering::Relaxed);
-        if rel.is_root() && matches!(change, Change::Left) {
+        if rel.is_root() && matches!(change, Change::Left { .. }) {
             return self.common.lose("the root was moved or removed");
         }
         let (was_watched, was_refused) = {
@@ -172,7 +172,7 @@ impl Handler {
                 let found = std::fs::symlink_metadata(path);
                 (HintKind::Moved, found.is_ok_and(|found| found.is_dir()))
             }
-            Change::Left => (HintKind::Gone, was_watched),
+            Change::Left { is_dir } => (HintKind::Gone, *is_dir || was_watched),
         };
         let hint = Hint { path: rel.clone(), kind, is_dir };
         let names_a_directory = matches!(kind, HintKind::Moved | HintKind::Gone);
@@ -187,7 +187,7 @@ impl Handler {
     fn hidden(&self, path: &Path, change: &Change) {
         self.common.shared.ignored.fetch_add(1, Ordering::Relaxed);
         let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-        if let Change::Told(HintKind::Created) = change
+        if let Change::Told(HintKind::Created) | Change::Arrived = change
             && let Some(number) = self.common.shared.cookie_number(name)
         {
             self.common.shared.update(|state| state.cookie_seen(number));
@@ -214,8 +214,9 @@ fn change_of(kind: EventKind) -> Option<Change> {
         EventKind::Modify(ModifyKind::Data(_)) => Change::Told(HintKind::Written),
         EventKind::Modify(ModifyKind::Metadata(_)) => Change::Told(HintKind::Attributes),
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Change::Arrived,
+        EventKind::Remove(RemoveKind::Folder) => Change::Left { is_dir: true },
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => {
-            Change::Left
+            Change::Left { is_dir: false }
         }
         // Opening and reading; and renames told a second time, both names together.
         _ => return None,

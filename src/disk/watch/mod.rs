@@ -4,7 +4,7 @@
 //! path; `wake` is called when there are some. A reader thread does nothing but drain the kernel's
 //! queue into a bounded set. A hint may name a path that did not change; a change without a hint is
 //! covered by an [`WatchEvent::Overflow`]. Never reads content and never writes into the tree,
-//! except for cookie files in `.trefoil/cookies`.
+//! except for a cookie file in `.trefoil/cookies`.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
@@ -15,6 +15,8 @@ mod handles;
 mod inotify;
 mod pending;
 mod root;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -151,7 +153,7 @@ pub enum WatchError {
     /// More inotify queues than this user may have.
     #[error("cannot make another inotify queue: raise the sysctl fs.inotify.max_user_instances")]
     TooManyInstances,
-    /// A cookie file could not be made below the root.
+    /// The cookie file could not be made or renamed below the root.
     #[error("cannot {doing}")]
     Cookie {
         /// A verb and its object.
@@ -264,12 +266,11 @@ impl Watcher {
             let overflows = self.shared.lock().kernel_overflows;
             let number = self.cookies.next();
             self.shared.lock().cookies.insert(number, None);
-            let made = self.cookies.create(number);
-            let done = made.and_then(|()| self.shared.await_cookie(number, overflows, until));
+            let put = self.cookies.put(number);
+            let done = put.and_then(|()| self.shared.await_cookie(number, overflows, until));
             self.shared.lock().cookies.remove(&number);
-            let removed = self.cookies.remove(number);
             if done? {
-                return removed;
+                return Ok(());
             }
         }
     }

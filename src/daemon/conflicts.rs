@@ -1,0 +1,333 @@
+//! The conflict store: losers of concurrent edits, on every node.
+//!
+//! A folder below the state folder, with two files for each loser: its content under the
+//! conflict's id, and `ID.json`, which says what it was. Nothing in them depends on the node that
+//! kept it, so several nodes may keep the same one; the folder is a mount of its own
+//! ([`MOUNT`]), mirrored like any other, so that every node has every loser.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use super::actor::Event;
+use crate::control::types::{ConflictStatus, timestamp};
+use crate::disk::{self, KeptId};
+use crate::engine::{Hint, HintKind};
+use crate::model::{Entry, Kind, Mtime, Record, RelPath, Stamp};
+
+/// The name of the mount that mirrors the store. No mount of a configuration can be called so.
+pub(super) const MOUNT: &str = "@conflicts";
+
+/// How long losers are kept.
+pub(super) const KEPT_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// What is known of a loser. The same on every node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Loser {
+    mount: String,
+    /// Escaped, for people.
+    path: String,
+    /// The path's bytes in hexadecimal.
+    path_bytes: String,
+    /// The node that made the edit.
+    origin: String,
+    /// When the edit was made, in nanoseconds since 1970.
+    edited_ns: u64,
+}
+
+/// Where the store is.
+pub(super) fn folder(state: &Path) -> PathBuf {
+    state.join("conflicts")
+}
+
+/// Writes down what the loser was, before it is moved aside. Gives its id.
+pub(super) fn announce(shared: &Shared, mount: &str, loser: &Record) -> KeptId {
+    let stamp = loser.version.stamp;
+    let origin = shared.names().get(&stamp.node).cloned();
+    let about = Loser {
+        mount: mount.to_owned(),
+        path: loser.path.to_string(),
+        path_bytes: data_encoding::HEXLOWER.encode(loser.path.as_bytes()),
+        origin: origin.unwrap_or_else(|| stamp.node.to_string()),
+        edited_ns: stamp.counter,
+    };
+    let id = id_of(mount, &loser.path, stamp);
+    let file = folder(&shared.state).join(format!("{}.json", id.as_str()));
+    if let Err(error) = write_about(&file, &about) {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(mount, path = %loser.path, error, "cannot describe a conflict");
+    }
+    id
+}
+
+fn id_of(mount: &str, path: &RelPath, stamp: Stamp) -> KeptId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(mount.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(path.as_bytes());
+    hasher.update(&stamp.counter.to_le_bytes());
+    hasher.update(&stamp.node.0.to_le_bytes());
+    let hash = hasher.finalize();
+    let id = data_encoding::HEXLOWER.encode(&hash.as_bytes()[..8]);
+    KeptId::parse(&id).expect("hexadecimal digits are an id")
+}
+
+fn write_about(file: &Path, about: &Loser) -> io::Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    let made = file.with_extension("json.new");
+    let text = serde_json::to_vec_pretty(about)?;
+    let mut out =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&made)?;
+    out.write_all(&text)?;
+    // The same time on every node: two descriptions of one loser are one file.
+    out.set_modified(UNIX_EPOCH + Duration::from_nanos(about.edited_ns))?;
+    out.sync_all()?;
+    fs::rename(made, file)
+}
+
+/// Moves what was kept aside in a mount into the store.
+pub(super) fn import(shared: &Shared, mount: &disk::Mount) -> io::Result<()> {
+    let mut hints = Vec::new();
+    for (id, from) in disk::kept(mount)? {
+        let to = folder(&shared.state).join(id.as_str());
+        if to.symlink_metadata().is_err() {
+            move_over(&from, &to)?;
+        } else {
+            fs::remove_file(&from)?;
+        }
+        tracing::info!(id = id.as_str(), "kept the loser of a conflict");
+        hints.extend(names_of(id.as_str()));
+    }
+    hint_store(shared, hints);
+    Ok(())
+}
+
+fn names_of(id: &str) -> [RelPath; 2] {
+    [id.to_owned(), format!("{id}.json")]
+        .map(|name| RelPath::parse(name.as_bytes()).expect("an id is a name"))
+}
+
+fn hint_store(shared: &Shared, paths: Vec<RelPath>) {
+    let hint = |path| Hint { path, kind: HintKind::Differs };
+    if let (false, Some(actor)) = (paths.is_empty(), shared.actor(MOUNT)) {
+        actor.inbox.push(Event::Hinted(paths.into_iter().map(hint).collect()));
+    }
+}
+
+/// Moves a file with its metadata, also to another file system.
+fn move_over(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        other => return other,
+    }
+    let about = from.symlink_metadata()?;
+    if about.is_dir() {
+        return fs::remove_dir(from);
+    }
+    if about.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+        return fs::remove_file(from);
+    }
+    let made = to.with_extension("new");
+    let mut out = File::create(&made)?;
+    io::copy(&mut File::open(from)?, &mut out)?;
+    // Without the right to give files away, the owner is who runs the daemon.
+    drop(chown(&made, Some(about.uid()), Some(about.gid())));
+    out.set_permissions(about.permissions())?;
+    out.set_modified(about.modified()?)?;
+    out.sync_all()?;
+    fs::rename(made, to)?;
+    fs::remove_file(from)
+}
+
+/// What the store holds, newest first.
+pub(super) fn list(shared: &Shared) -> io::Result<Vec<ConflictStatus>> {
+    let mut conflicts = Vec::new();
+    for item in fs::read_dir(folder(&shared.state))? {
+        let path = item?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        // What is still on its way from another node is listed once it is here.
+        if let Ok(conflict) = status(shared, &id) {
+            conflicts.push(conflict);
+        }
+    }
+    conflicts.sort_by(|a, b| b.kept.cmp(&a.kept).then_with(|| a.id.cmp(&b.id)));
+    Ok(conflicts)
+}
+
+/// What is known of one loser.
+pub(super) fn status(shared: &Shared, id: &str) -> io::Result<ConflictStatus> {
+    let (loser, file) = find(shared, id)?;
+    let about = file.symlink_metadata()?;
+    let seconds = u64::try_from(about.ctime()).unwrap_or_default();
+    let kept = UNIX_EPOCH + Duration::from_secs(seconds);
+    Ok(ConflictStatus {
+        id: id.to_owned(),
+        mount: loser.mount,
+        path: loser.path,
+        origin: loser.origin,
+        winner: None,
+        kind: if about.is_symlink() { "symlink" } else { "file" }.to_owned(),
+        bytes: about.len(),
+        modified: timestamp(about.modified()?),
+        kept: timestamp(kept),
+        expires: Some(timestamp(kept + KEPT_FOR)),
+        reason: "edited on several nodes at the same time; another edit won".to_owned(),
+    })
+}
+
+fn find(shared: &Shared, id: &str) -> io::Result<(Loser, PathBuf)> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no conflict {id}"));
+    let id = KeptId::parse(id).ok_or_else(missing)?;
+    let folder = folder(&shared.state);
+    let text = fs::read(folder.join(format!("{}.json", id.as_str()))).map_err(|_| missing())?;
+    let file = folder.join(id.as_str());
+    file.symlink_metadata().map_err(|_| missing())?;
+    Ok((serde_json::from_slice(&text)?, file))
+}
+
+/// The kept bytes: a file's content, or a link's target.
+pub(super) fn content(shared: &Shared, id: &str) -> io::Result<(u64, Box<dyn io::Read + Send>)> {
+    let (_, file) = find(shared, id)?;
+    if file.symlink_metadata()?.is_symlink() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let target = fs::read_link(file)?.into_os_string().into_vec();
+        return Ok((target.len() as u64, Box::new(io::Cursor::new(target))));
+    }
+    let file = File::open(file)?;
+    Ok((file.metadata()?.len(), Box::new(file)))
+}
+
+/// Drops a loser for good, on every node.
+pub(super) fn discard(shared: &Shared, id: &str) -> io::Result<()> {
+    let (_, file) = find(shared, id)?;
+    fs::remove_file(&file)?;
+    fs::remove_file(file.with_extension("json"))?;
+    hint_store(shared, names_of(id).into());
+    Ok(())
+}
+
+/// Drops what was kept long enough.
+pub(super) fn expire(shared: &Shared) -> io::Result<()> {
+    let now = timestamp(SystemTime::now());
+    for conflict in list(shared)? {
+        if conflict.expires.is_some_and(|at| at < now) {
+            discard(shared, &conflict.id)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a restore did: the mount, the path, and the id under which what was there is kept now.
+pub(super) struct Restored {
+    pub mount: String,
+    pub path: String,
+    pub replaced: Option<String>,
+}
+
+/// Puts a loser back in place, as an edit made here; what is there takes its place in the store.
+pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
+    let (loser, file) = find(shared, id)?;
+    let bytes = data_encoding::HEXLOWER.decode(loser.path_bytes.as_bytes());
+    let path = bytes.ok().and_then(|bytes| RelPath::parse(&bytes).ok());
+    let path = path.ok_or_else(|| io::Error::other("its description is damaged"))?;
+    let gone = || io::Error::other(format!("mount \"{}\" is not configured here", loser.mount));
+    let actor = shared.actor(&loser.mount).ok_or_else(gone)?;
+    let request = disk::ReadRequest { path: &path, known: None, even_if_open: true };
+    let expected = match disk::read(&actor.mount, &request) {
+        crate::model::Found::Absent => None,
+        crate::model::Found::Entry { entry, signature, .. } => Some((entry, signature)),
+        other => return Err(io::Error::other(format!("{path} cannot be replaced now: {other:?}"))),
+    };
+    let (target, source) = take_in(&actor.mount, &file)?;
+    let replaced = expected.as_ref().map(|(entry, _)| keep_current(shared, &loser, &path, entry));
+    let displaced = match &replaced {
+        Some(id) => disk::Displaced::Keep(id.clone()),
+        None => disk::Displaced::Drop,
+    };
+    let request = disk::ApplyRequest {
+        path: path.clone(),
+        target: Some(target),
+        expected,
+        source,
+        displaced,
+        even_if_open: true,
+    };
+    match disk::apply_group(&actor.mount, &[request]).pop() {
+        Some(disk::Outcome::Done { .. }) => {}
+        Some(disk::Outcome::ParentMissing) => {
+            return Err(io::Error::other("its directory is gone; make it first"));
+        }
+        Some(disk::Outcome::Failed { reason, .. }) => return Err(io::Error::other(reason)),
+        _ => return Err(io::Error::other(format!("{path} was changed meanwhile; try again"))),
+    }
+    actor.inbox.push(Event::Hinted(vec![Hint { path, kind: HintKind::Differs }]));
+    import(shared, &actor.mount)?;
+    discard(shared, id)?;
+    let replaced = replaced.map(|id| id.as_str().to_owned());
+    Ok(Restored { mount: loser.mount, path: loser.path, replaced })
+}
+
+/// The kept file as an entry, its content in the mount's stage.
+fn take_in(
+    mount: &std::sync::Arc<disk::Mount>,
+    file: &Path,
+) -> io::Result<(Entry, disk::Source)> {
+    let about = file.symlink_metadata()?;
+    let meta = crate::model::Meta {
+        mode: if about.is_symlink() { 0o777 } else { about.mode() & 0o7777 },
+        uid: about.uid(),
+        gid: about.gid(),
+        mtime: Mtime {
+            secs: about.mtime(),
+            nanos: u32::try_from(about.mtime_nsec()).unwrap_or_default(),
+        },
+        xattrs: Vec::new(),
+    };
+    if about.is_symlink() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let target = fs::read_link(file)?.into_os_string().into_vec().into();
+        return Ok((Entry { kind: Kind::Symlink { target }, meta }, disk::Source::None));
+    }
+    let mut hasher = blake3::Hasher::new();
+    let size = io::copy(&mut File::open(file)?, &mut hasher)?;
+    let content = crate::model::ContentId(*hasher.finalize().as_bytes());
+    let kind = Kind::File { size, content, sparse: false, group: None };
+    if size == 0 {
+        return Ok((Entry { kind, meta }, disk::Source::None));
+    }
+    let mut staged = disk::Staged::open(mount, content, size).map_err(io::Error::other)?;
+    let mut from = File::open(file)?;
+    io::Seek::seek(&mut from, io::SeekFrom::Start(staged.offset()))?;
+    let mut buffer = vec![0; crate::model::limits::CONTENT_BUFFER_BYTES];
+    loop {
+        let count = io::Read::read(&mut from, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        staged.write(&buffer[..count]).map_err(io::Error::other)?;
+    }
+    staged.finish().map_err(io::Error::other)?;
+    Ok((Entry { kind, meta }, disk::Source::Staged))
+}
+
+fn keep_current(shared: &Shared, loser: &Loser, path: &RelPath, entry: &Entry) -> KeptId {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let counter = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    let stamp = Stamp { counter, node: shared.node };
+    let version = crate::model::Version::edit(stamp, None);
+    let record = Record { path: path.clone(), entry: Some(entry.clone()), version };
+    announce(shared, &loser.mount, &record)
+}

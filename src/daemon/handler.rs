@@ -1,0 +1,71 @@
+//! What the network tells the mounts, and what other nodes ask.
+
+use std::io::{Read, Seek as _, SeekFrom};
+use std::sync::Arc;
+
+use super::Shared;
+use super::actor::{Bulk, Event};
+use super::verify;
+use crate::disk;
+use crate::model::NodeId;
+use crate::net::{self, ControlMessage, FetchRequest, NetEvent};
+
+/// Hands events to the control threads of the mounts.
+pub(super) struct Handler(pub Arc<Shared>);
+
+impl net::Handler for Handler {
+    async fn event(&self, event: NetEvent) {
+        match event {
+            NetEvent::Up { peer, name, release, link } => {
+                tracing::info!(peer = name, release, "linked");
+                for actor in self.0.actors() {
+                    actor.inbox.push(Event::Up { peer, link: link.clone() });
+                }
+            }
+            NetEvent::Down { peer, reason } => {
+                let names = self.0.names();
+                tracing::info!(peer = names.get(&peer), reason, "link lost");
+                for actor in self.0.actors() {
+                    // Positions that a later link starts from do not count these.
+                    actor.inbox.drop_bulk(|bulk| bulk.peer == peer);
+                    actor.inbox.push(Event::Down { peer });
+                }
+            }
+            NetEvent::Control { peer, message } => {
+                let mount = match &message {
+                    ControlMessage::MountHello(hello) => &hello.mount,
+                    ControlMessage::State(state) => &state.mount,
+                    ControlMessage::Ack(ack) => &ack.mount,
+                    ControlMessage::Hello(_) | ControlMessage::Members(_) => return,
+                };
+                match self.0.actor(mount) {
+                    Some(actor) => actor.inbox.push(Event::Control { peer, message }),
+                    None => tracing::debug!(mount, "a peer has a mount that is not here"),
+                }
+            }
+            NetEvent::Announce { peer, mount, lane, announce } => {
+                if let Some(actor) = self.0.actor(&mount) {
+                    actor.inbox.push_bulk(Bulk { peer, lane, announce }).await;
+                }
+            }
+            NetEvent::MembersChanged => self.0.members_changed(),
+        }
+    }
+
+    fn fetch(&self, _peer: NodeId, request: &FetchRequest) -> Option<Box<dyn Read + Send>> {
+        let actor = self.0.actor(&request.mount)?;
+        let at_path = disk::open_content(&actor.mount, &request.path).ok();
+        let right = at_path
+            .filter(|file| file.metadata().is_ok_and(|about| about.len() == request.size));
+        let mut file = match right {
+            Some(file) => file,
+            None => disk::open_staged(&actor.mount, request.content).ok()??,
+        };
+        file.seek(SeekFrom::Start(request.offset)).ok()?;
+        Some(Box::new(file.take(request.size.saturating_sub(request.offset))))
+    }
+
+    fn rpc(&self, _peer: NodeId, method: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+        verify::answer(&self.0, method, body)
+    }
+}

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use trefoil::cli::{self, Cli, Local, Output};
+use trefoil::cli::{self, Cli, Output};
 
 fn main() -> ExitCode {
-    cli::run(&Cli::parse(), &Local, &mut Output::standard())
+    cli::run(&Cli::parse(), &mut Output::standard())
 }

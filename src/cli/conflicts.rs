@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{
     Failure, Outcome, Output, ask,
-    output::{Table, written_or_unread},
+    output::{Table, is_unread},
     words::{plural, size, until},
 };
 use crate::{
@@ -77,15 +77,7 @@ pub(super) fn run(
             }
         }
         ConflictsCommand::Show { id, content: true, .. } => {
-            let out = output.bytes();
-            match ask(config, async |client| client.conflict_content(id, out).await) {
-                Err(failure) => match failure.error.downcast() {
-                    Ok(ClientError::Write(error)) => written_or_unread(Err(error))?,
-                    Ok(other) => return Err(other.into()),
-                    Err(error) => return Err(Failure { error, ..failure }),
-                },
-                Ok(()) => {}
-            }
+            write_content(id, config, output)?;
         }
         ConflictsCommand::Show { id, json, .. } => {
             let conflicts = ask(config, async |client| client.conflicts().await)?;
@@ -110,6 +102,17 @@ pub(super) fn run(
         }
     }
     Ok(Outcome::Done)
+}
+
+fn write_content(id: &str, config: &Config, output: &mut Output) -> Result<(), Failure> {
+    let out = output.bytes();
+    let Err(failure) = ask(config, async |client| client.conflict_content(id, out).await) else {
+        return Ok(());
+    };
+    match failure.error.downcast_ref() {
+        Some(ClientError::Write(error)) if is_unread(error) => Ok(()),
+        _ => Err(failure),
+    }
 }
 
 fn unknown(id: &str) -> Failure {
@@ -140,22 +143,23 @@ pub(super) fn render_list(conflicts: &[ConflictStatus], now: Timestamp) -> Strin
     format!("{}\n\n{}", plural(conflicts.len(), "conflict"), table.render(""))
 }
 
-fn render(conflict: &ConflictStatus) -> String {
+/// One conflict, in words.
+pub(super) fn render(conflict: &ConflictStatus) -> String {
     let winner = conflict.winner.as_deref().unwrap_or("another node");
     let expires = conflict.expires.map_or_else(|| "never".to_owned(), |then| format!("{then:.0}"));
     format!(
         "conflict {id}\n\
          mount     {mount}\n\
          path      {path}\n\
-         kept      {kind}, {size}, modified {modified}, from {origin}\n\
+         kept      {kind}, {size}, modified {modified:.0}, from {origin}\n\
          in place  what {winner} wrote\n\
          why       {reason}\n\
          since     {kept:.0}\n\
          expires   {expires}\n\
          \n\
-         to see it:       trefoil conflicts show {id} --content\n\
-         to bring it back: trefoil conflicts restore {id}\n\
-         to drop it:      trefoil conflicts discard {id}\n",
+         to see it         trefoil conflicts show {id} --content\n\
+         to bring it back  trefoil conflicts restore {id}\n\
+         to drop it        trefoil conflicts discard {id}\n",
         id = conflict.id,
         mount = conflict.mount,
         path = conflict.path,

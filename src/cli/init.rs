@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, Outcome, Output, Parts, words::plural};
+use super::{Failure, Outcome, Output, cluster, words::plural};
 use crate::config::Config;
 
 /// Make a cluster with this node as its first member.
@@ -16,13 +16,8 @@ Example:
   trefoil init && systemctl start trefoil && trefoil invite")]
 pub(super) struct InitArgs {}
 
-pub(super) fn run(
-    _: &InitArgs,
-    config: &Config,
-    parts: &impl Parts,
-    output: &mut Output,
-) -> Result<Outcome, Failure> {
-    let founded = parts.init(config)?;
+pub(super) fn run(_: &InitArgs, config: &Config, output: &mut Output) -> Result<Outcome, Failure> {
+    let founded = cluster::init(config)?;
     output.note(&format!(
         "made cluster {} with node {} ({}) and {}",
         founded.cluster_id,

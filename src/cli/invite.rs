@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, Outcome, Output, Parts};
+use super::{Failure, Outcome, Output, cluster};
 use crate::config::{Config, parse_duration};
 
 /// Print a ticket with which one node can join, once.
@@ -32,10 +32,9 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 pub(super) fn run(
     args: &InviteArgs,
     config: &Config,
-    parts: &impl Parts,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
-    let invitation = parts.invite(config, args.ttl)?;
+    let invitation = cluster::invite(config, args.ttl)?;
     output.note(&format!(
         "the new node will look for this one at {}; valid once, until {:.0}",
         invitation.addresses.join(", "),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, Outcome, Output, Parts};
+use super::{Failure, Outcome, Output, cluster};
 use crate::config::Config;
 
 /// Make this node a member of the cluster that a ticket is from.
@@ -22,10 +22,9 @@ pub(super) struct JoinArgs {
 pub(super) fn run(
     args: &JoinArgs,
     config: &Config,
-    parts: &impl Parts,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
-    let joined = parts.join(config, &args.ticket)?;
+    let joined = cluster::join(config, &args.ticket)?;
     output.note(&format!(
         "node {} ({}) joined cluster {} of {}",
         config.node.name,

@@ -3,6 +3,7 @@
 //! One file a subcommand, each with its arguments and its `run`. Data goes to stdout, everything
 //! else to stderr, and only [`output`] prints. Nothing here decides about files.
 
+mod cluster;
 mod config;
 mod conflicts;
 mod daemon;
@@ -10,10 +11,8 @@ mod failure;
 mod init;
 mod invite;
 mod join;
-mod local;
 mod logging;
 mod output;
-mod parts;
 mod pause;
 mod remove;
 mod resume;
@@ -31,10 +30,8 @@ use std::{future::Future, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 pub use failure::{Failure, Outcome};
-pub use local::Local;
 pub use logging::LogArgs;
 pub use output::Output;
-pub use parts::{Founded, Invitation, Joined, Parts};
 
 use crate::{
     config::{Config, DEFAULT_FILE},
@@ -87,8 +84,8 @@ enum Command {
 }
 
 /// Carries out a command line and says how it went.
-pub fn run(cli: &Cli, parts: &impl Parts, output: &mut Output) -> ExitCode {
-    match dispatch(cli, parts, output) {
+pub fn run(cli: &Cli, output: &mut Output) -> ExitCode {
+    match dispatch(cli, output) {
         Ok(outcome) => outcome.into(),
         Err(failure) => {
             output.failure(&failure);
@@ -97,15 +94,15 @@ pub fn run(cli: &Cli, parts: &impl Parts, output: &mut Output) -> ExitCode {
     }
 }
 
-fn dispatch(cli: &Cli, parts: &impl Parts, output: &mut Output) -> Result<Outcome, Failure> {
+fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
     let config = Config::load(&cli.config)?;
     logging::start(&cli.log, matches!(cli.command, Command::Daemon(_)))?;
     match &cli.command {
-        Command::Init(args) => init::run(args, &config, parts, output),
-        Command::Invite(args) => invite::run(args, &config, parts, output),
-        Command::Join(args) => join::run(args, &config, parts, output),
+        Command::Init(args) => init::run(args, &config, output),
+        Command::Invite(args) => invite::run(args, &config, output),
+        Command::Join(args) => join::run(args, &config, output),
         Command::Remove(args) => remove::run(args, &config, output),
-        Command::Daemon(args) => daemon::run(args, config, parts),
+        Command::Daemon(args) => daemon::run(args, config),
         Command::Status(args) => status::run(args, &config, output),
         Command::Wait(args) => wait::run(args, &config, output),
         Command::Conflicts(args) => conflicts::run(args, &config, output),

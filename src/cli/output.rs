@@ -33,8 +33,12 @@ impl Output {
     /// If stdout cannot be written, other than that its reader went away.
     pub fn data(&mut self, text: &str) -> Result<(), Failure> {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        let written = write!(self.data, "{text}{end}").and_then(|()| self.data.flush());
-        written_or_unread(written)
+        match write!(self.data, "{text}{end}").and_then(|()| self.data.flush()) {
+            Err(error) if !is_unread(&error) => {
+                Err(anyhow::Error::new(error).context("cannot write to stdout").into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Prints a result as JSON, indented, and a newline.
@@ -59,21 +63,25 @@ impl Output {
 
     /// Says what failed, why, and what to do.
     pub fn failure(&mut self, failure: &Failure) {
-        self.note(&format!("error: {:#}", failure.error));
+        let mut text = String::from("error: ");
+        for (at, cause) in failure.error.chain().map(ToString::to_string).enumerate() {
+            // Some libraries repeat their cause's words in their own.
+            if at > 0 && text.ends_with(&cause) {
+                continue;
+            }
+            text.push_str(if at > 0 { ": " } else { "" });
+            text.push_str(&cause);
+        }
+        self.note(&text);
         if let Some(hint) = &failure.hint {
             self.note(&format!("hint: {hint}"));
         }
     }
 }
 
-/// Nothing, if it was written or nobody wants to read it.
-pub(super) fn written_or_unread(written: io::Result<()>) -> Result<(), Failure> {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::new(error).context("cannot write to stdout").into())
-        }
-        _ => Ok(()),
-    }
+/// Whether it could not be written because nobody wants to read it.
+pub(super) fn is_unread(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Rows under a heading, in columns as wide as need be, two spaces apart.

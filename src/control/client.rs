@@ -18,9 +18,12 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::types::{
-    ConflictStatus, Nothing, Refusal, RefusalBody, RefusalKind, ReloadReply, RemoveReply,
-    RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+use super::{
+    refusal::RefusalBody,
+    types::{
+        ConflictStatus, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply,
+        StatusReply, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+    },
 };
 
 /// Bytes of a reply: `status` with every problem listed is far below it.

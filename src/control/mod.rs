@@ -18,6 +18,7 @@
 
 mod body;
 mod client;
+mod refusal;
 mod routes;
 mod server;
 pub mod types;

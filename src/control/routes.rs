@@ -14,8 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Daemon, body,
+    refusal::RefusalBody,
     server::REQUEST_BYTES_MAX,
-    types::{Nothing, Refusal, RefusalBody, RefusalKind},
+    types::{Nothing, Refusal, RefusalKind},
 };
 
 type Reply<T> = Result<Json<T>, Refusal>;

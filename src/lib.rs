@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod disk;
 pub mod engine;
 pub mod index;

@@ -3,6 +3,7 @@
 //! The modules, from the bottom up; each uses only those above it in this list (`tests/it/tidy.rs`
 //! enforces it). What happens when a file changes is told in [`engine`].
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -1,0 +1,129 @@
+//! The command line: arguments in, calls of the layers below, words and exit codes out.
+//!
+//! One file a subcommand, each with its arguments and its `run`. Data goes to stdout, everything
+//! else to stderr, and only [`output`] prints. Nothing here decides about files.
+
+mod config;
+mod conflicts;
+mod daemon;
+mod failure;
+mod init;
+mod invite;
+mod join;
+mod local;
+mod logging;
+mod output;
+mod parts;
+mod pause;
+mod remove;
+mod resume;
+mod status;
+mod status_view;
+mod verify;
+mod wait;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use failure::{Failure, Outcome};
+pub use local::Local;
+pub use logging::LogArgs;
+pub use output::Output;
+pub use parts::{Founded, Invitation, Joined, Parts};
+
+use crate::{
+    config::{Config, DEFAULT_FILE},
+    control::{Client, ClientError},
+};
+
+/// Keep directory trees identical on several nodes, all of them accepting writes.
+///
+/// Results go to stdout, everything else to stderr. The exit code is 0 if it was done, 1 if it
+/// failed, 2 if the command line or the configuration is wrong, 3 if it was done but there are
+/// problems.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_long_help = "\
+Start a cluster:
+  web1$ trefoil init && systemctl start trefoil
+  web1$ trefoil invite
+  web2$ trefoil join TICKET && systemctl start trefoil
+  web2$ trefoil status"
+)]
+pub struct Cli {
+    /// Read this configuration file.
+    #[arg(long, global = true, value_name = "FILE", env = "TREFOIL_CONFIG",
+        default_value = DEFAULT_FILE)]
+    config: PathBuf,
+
+    #[command(flatten)]
+    log: LogArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::InitArgs),
+    Invite(invite::InviteArgs),
+    Join(join::JoinArgs),
+    Remove(remove::RemoveArgs),
+    Daemon(daemon::DaemonArgs),
+    Status(status::StatusArgs),
+    Wait(wait::WaitArgs),
+    Conflicts(conflicts::ConflictsArgs),
+    Pause(pause::PauseArgs),
+    Resume(resume::ResumeArgs),
+    Verify(verify::VerifyArgs),
+    Config(config::ConfigArgs),
+}
+
+/// Carries out a command line and says how it went.
+pub fn run(cli: &Cli, parts: &impl Parts, output: &mut Output) -> ExitCode {
+    match dispatch(cli, parts, output) {
+        Ok(outcome) => outcome.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, parts: &impl Parts, output: &mut Output) -> Result<Outcome, Failure> {
+    let config = Config::load(&cli.config)?;
+    logging::start(&cli.log, matches!(cli.command, Command::Daemon(_)))?;
+    match &cli.command {
+        Command::Init(args) => init::run(args, &config, parts, output),
+        Command::Invite(args) => invite::run(args, &config, parts, output),
+        Command::Join(args) => join::run(args, &config, parts, output),
+        Command::Remove(args) => remove::run(args, &config, output),
+        Command::Daemon(args) => daemon::run(args, config, parts),
+        Command::Status(args) => status::run(args, &config, output),
+        Command::Wait(args) => wait::run(args, &config, output),
+        Command::Conflicts(args) => conflicts::run(args, &config, output),
+        Command::Pause(args) => pause::run(args, &config, output),
+        Command::Resume(args) => resume::run(args, &config, output),
+        Command::Verify(args) => verify::run(args, &config, output),
+        Command::Config(args) => config::run(args, &config, output),
+    }
+}
+
+/// Asks the daemon of this configuration.
+fn ask<T, F>(config: &Config, call: impl FnOnce(Client) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| anyhow::Error::new(e).context("cannot start"))?;
+    Ok(runtime.block_on(call(Client::new(&config.control.socket)))?)
+}

@@ -1,0 +1,211 @@
+//! A status in words, readable at a glance: first what is wrong and what to do, then the tables.
+//!
+//! In: a [`StatusReply`] and the time. Out: text. Pure.
+
+use jiff::Timestamp;
+
+use super::{
+    output::Table,
+    words::{age, count, or_dash, plural, size, until},
+};
+use crate::control::types::{MountState, MountStatus, NodeStatus, PeerStatus, StatusReply};
+
+/// Characters of a fingerprint that are shown: enough to see that two are equal.
+const FINGERPRINT_CHARS: usize = 12;
+
+/// The whole status.
+pub(super) fn render(status: &StatusReply, now: Timestamp) -> String {
+    let mut text = headline(status);
+    for step in steps(status, now) {
+        text.push_str(&format!("  {step}\n"));
+    }
+    text.push_str(&format!(
+        "\nnode {} ({}), release {}, up {}, cluster {}\n\n",
+        status.node,
+        status.node_id,
+        status.release,
+        age(now, status.started),
+        status.cluster_id,
+    ));
+    let sections =
+        [nodes(&status.nodes, now), mounts(&status.mounts), problems(&status.mounts, now)];
+    let sections: Vec<String> = sections.into_iter().filter(|table| !table.is_empty()).collect();
+    text.push_str(&sections.join("\n"));
+    text
+}
+
+fn headline(status: &StatusReply) -> String {
+    let mounts = plural(status.mounts.len(), "mount");
+    if status.in_sync && status.nodes.len() < 2 {
+        return format!("in sync: {mounts} on the only node\n");
+    }
+    if status.in_sync {
+        return format!("in sync: {mounts} identical on {}\n", plural(status.nodes.len(), "node"));
+    }
+    let not_in_sync: Vec<&str> =
+        status.mounts.iter().filter(|m| !m.in_sync).map(|m| m.name.as_str()).collect();
+    format!(
+        "NOT in sync: {} of {mounts} ({})\n",
+        count(not_in_sync.len() as u64),
+        not_in_sync.join(", "),
+    )
+}
+
+/// What is wrong, the gravest first, each with what to do about it if anything.
+fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
+    let mut steps = Vec::new();
+    for guard in &status.guards {
+        steps.push(format!("mount {} is held: {}; {}", guard.mount, guard.reason, guard.hint));
+    }
+    for node in status.nodes.iter().filter(|node| !node.up) {
+        let since = node.since.map_or_else(String::new, |then| format!(" for {}", age(now, then)));
+        let why = node.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        steps.push(format!("node {} is down{since}{why}", node.name));
+    }
+    for mount in &status.mounts {
+        steps.extend(mount_step(mount));
+    }
+    let problems: u64 = status.mounts.iter().map(|mount| mount.problem_count).sum();
+    if problems > 0 {
+        let are = if problems == 1 { "1 path has a problem" } else { "paths have problems" };
+        let number = if problems == 1 { String::new() } else { format!("{} ", count(problems)) };
+        steps.push(format!("{number}{are}; see below"));
+    }
+    if status.conflicts > 0 {
+        let noun = if status.conflicts == 1 { "conflict is" } else { "conflicts are" };
+        let number = count(status.conflicts);
+        steps.push(format!("{number} {noun} kept; see `trefoil conflicts list`"));
+    }
+    steps
+}
+
+/// Why one mount is not in sync, if nothing above says it.
+fn mount_step(mount: &MountStatus) -> Option<String> {
+    let name = &mount.name;
+    match mount.state {
+        MountState::Paused => {
+            return Some(format!("mount {name} is paused; go on with `trefoil resume {name}`"));
+        }
+        MountState::Halted if !mount.doing.is_empty() => {
+            return Some(format!("mount {name} is halted: {}", mount.doing));
+        }
+        MountState::Halted => return Some(format!("mount {name} is halted")),
+        MountState::Scanning | MountState::Syncing if !mount.in_sync => {
+            let doing = if mount.doing.is_empty() { mount.state.name() } else { &mount.doing };
+            return Some(format!("mount {name}: {doing}, {} pending", count(mount.pending)));
+        }
+        _ if mount.in_sync => return None,
+        _ => {}
+    }
+    let differs: Vec<&str> = mount
+        .peers
+        .iter()
+        .filter(|peer| peer.equal == Some(false))
+        .map(|peer| peer.name.as_str())
+        .collect();
+    if differs.is_empty() {
+        return None;
+    }
+    let behind: u64 = mount.peers.iter().filter_map(|peer| peer.lag_changes).sum();
+    Some(if behind > 0 || mount.pending > 0 {
+        format!("mount {name}: {} catching up", differs.join(", "))
+    } else {
+        let nodes = differs.join(", ");
+        format!("mount {name} differs on {nodes}; find out with `trefoil verify --mount {name}`")
+    })
+}
+
+fn nodes(nodes: &[NodeStatus], now: Timestamp) -> String {
+    let mut table = Table::new(["NODE", "STATE", "SINCE", "ROUND TRIP", "RELEASE", "ADDRESS"]);
+    for node in nodes {
+        let name = if node.this { format!("{} (this)", node.name) } else { node.name.clone() };
+        table.row([
+            name,
+            if node.up { "up" } else { "DOWN" }.to_owned(),
+            or_dash(node.since.map(|then| age(now, then))),
+            or_dash(node.round_trip_ms.map(|ms| format!("{ms:.1} ms"))),
+            or_dash(node.release.as_deref()),
+            or_dash(node.address.as_deref()),
+        ]);
+    }
+    table.render("")
+}
+
+fn mounts(mounts: &[MountStatus]) -> String {
+    let mut peers: Vec<&str> =
+        mounts.iter().flat_map(|m| &m.peers).map(|peer| peer.name.as_str()).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    let heading = ["MOUNT", "STATE", "FILES", "SIZE", "PENDING", "WATCH", "FINGERPRINT"];
+    let lags = peers.iter().map(|name| format!("ON {name}"));
+    let mut table = Table::new(heading.into_iter().map(str::to_owned).chain(lags));
+    for mount in mounts {
+        let mut cells = vec![
+            mount.name.clone(),
+            mount.state.name().to_owned(),
+            count(mount.files),
+            size(mount.bytes),
+            count(mount.pending),
+            mount.backend.clone(),
+            mount.fingerprint.chars().take(FINGERPRINT_CHARS).collect(),
+        ];
+        for name in &peers {
+            cells.push(
+                mount.peers.iter().find(|p| p.name == *name).map_or_else(|| "-".to_owned(), lag),
+            );
+        }
+        table.row(cells);
+    }
+    let mut text = table.render("");
+    for mount in mounts.iter().filter(|m| m.overflows > 0 || m.missed_events > 0) {
+        text.push_str(&format!(
+            "mount {}: the kernel lost events {} times; scans found {} changes nobody had told of\n",
+            mount.name,
+            count(mount.overflows),
+            count(mount.missed_events),
+        ));
+    }
+    text
+}
+
+/// How far a peer is behind, or that it is equal.
+fn lag(peer: &PeerStatus) -> String {
+    let behind = match (peer.lag_changes, peer.lag_seconds) {
+        (None | Some(0), _) => None,
+        (Some(changes), None) => Some(format!("{} behind", count(changes))),
+        (Some(changes), Some(seconds)) => {
+            Some(format!("{} behind, {seconds:.1} s", count(changes)))
+        }
+    };
+    let verdict = match peer.equal {
+        _ if !peer.up => "down",
+        Some(true) => "equal",
+        Some(false) if behind.is_some() => return behind.unwrap_or_default(),
+        Some(false) => "DIFFERS",
+        None => "not compared",
+    };
+    behind.map_or_else(|| verdict.to_owned(), |behind| format!("{verdict}, {behind}"))
+}
+
+fn problems(mounts: &[MountStatus], now: Timestamp) -> String {
+    let mut table = Table::new(["PROBLEM IN", "SINCE", "NEXT RETRY", "PATH", "REASON"]);
+    let mut listed = 0;
+    let mut all = 0;
+    for mount in mounts {
+        all += mount.problem_count;
+        listed += mount.problems.len() as u64;
+        for problem in &mount.problems {
+            let retry = match problem.next_retry {
+                Some(then) => format!("in {}", until(now, then)),
+                None => "on change".to_owned(),
+            };
+            let since = age(now, problem.since);
+            table.row([&mount.name, &since, &retry, &problem.path, &problem.reason]);
+        }
+    }
+    let mut text = table.render("");
+    if all > listed {
+        text.push_str(&format!("and {} more\n", count(all - listed)));
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! Numbers, sizes and times in words for people. Pure.
+
+use jiff::Timestamp;
+
+/// `182 344`.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 node`, `3 nodes`.
+pub(super) fn plural(number: usize, noun: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", count(number as u64))
+}
+
+/// `12.1 GiB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    // Tenths of the unit, so that nothing is lost in between.
+    let mut tenths = u128::from(bytes) * 10;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// How long ago, in its largest unit: `12 s`, `5 min`, `3 h`, `2 d`. What is to come is `0 s`.
+pub(super) fn age(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// How long until then, like [`age`].
+pub(super) fn until(now: Timestamp, then: Timestamp) -> String {
+    age(then, now)
+}
+
+/// A value, or a dash.
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_sizes_short() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1 000"), (182_344, "182 344")] {
+            assert_eq!(text, count(number));
+        }
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (12_992_276_070, "12.1 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(text, size(bytes));
+        }
+    }
+
+    #[test]
+    fn times_are_in_their_largest_unit() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        for (seconds, text) in [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h")] {
+            assert_eq!(text, age(at(1000 + seconds), at(1000)));
+        }
+        assert_eq!("2 d", until(at(0), at(200_000)));
+    }
+}

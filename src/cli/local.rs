@@ -33,7 +33,7 @@ impl Parts for Local {
         }
         let addresses: Vec<String> =
             config.node.advertise.iter().map(ToString::to_string).collect();
-        let mounts: Vec<String> = config.mounts.iter().map(|mount| mount.name.clone()).collect();
+        let mounts = crate::daemon::mount_names(config);
         let made = net::init(&config.node.state, &config.node.name, &addresses, &mounts);
         let made = made.map_err(|error| match error {
             InitError::Exists => exists("make a cluster", config),
@@ -95,7 +95,7 @@ impl Parts for Local {
     }
 
     fn daemon(&self, config: Config) -> anyhow::Result<()> {
-        Err(anyhow!("cannot mirror {} mounts: this build has no daemon", config.mounts.len()))
+        Ok(crate::daemon::run(config)?)
     }
 }
 
@@ -132,6 +132,8 @@ fn mark(config: &Config, members: &Members) -> Result<(), Failure> {
             )
         })?;
     }
+    crate::daemon::prepare_conflict_store(&config.node.state, members)
+        .map_err(anyhow::Error::new)?;
     Ok(())
 }
 

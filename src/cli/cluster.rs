@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::Failure;
 use crate::{
     config::{self, Config},
+    daemon,
     disk::{self, Mount},
     net::{self, InitError, InviteError, JoinError, JoinRequest, Members, Ticket},
 };
@@ -68,7 +69,7 @@ pub(super) fn init(config: &Config) -> Result<Founded, Failure> {
         }
     }
     let addresses: Vec<String> = config.node.advertise.iter().map(ToString::to_string).collect();
-    let mounts: Vec<String> = config.mounts.iter().map(|mount| mount.name.clone()).collect();
+    let mounts = daemon::mount_names(config);
     let made = net::init(&config.node.state, &config.node.name, &addresses, &mounts);
     let made = made.map_err(|error| match error {
         InitError::Exists => exists("make a cluster", config),
@@ -128,7 +129,8 @@ pub(super) fn join(config: &Config, ticket: &str) -> Result<Joined, Failure> {
     let joined = runtime.block_on(net::join(request)).map_err(|e| refused(e, config))?;
     mark(config, &joined.members)?;
     let others = joined.members.active().filter(|member| member.id != joined.id);
-    let left_out = joined.members.mounts().keys().filter(|name| config.mount(name).is_none());
+    let known = daemon::mount_names(config);
+    let left_out = joined.members.mounts().keys().filter(|name| !known.contains(name));
     Ok(Joined {
         node_id: joined.id.to_string(),
         cluster_id: joined.members.cluster.to_string(),
@@ -170,6 +172,8 @@ fn mark(config: &Config, members: &Members) -> Result<(), Failure> {
             )
         })?;
     }
+    daemon::prepare_conflict_store(&config.node.state, members)
+        .context("cannot make the conflict store")?;
     Ok(())
 }
 

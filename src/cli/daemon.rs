@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Failure, Outcome};
-use crate::config::Config;
+use crate::{config::Config, control::BindError, daemon::DaemonError};
 
 /// Mirror the mounts, in the foreground, until told to stop.
 ///
@@ -17,7 +17,18 @@ Examples:
 pub(super) struct DaemonArgs {}
 
 pub(super) fn run(_: &DaemonArgs, config: Config) -> Result<Outcome, Failure> {
-    // `crate::daemon::run(config)?` goes here.
-    let mounts = config.mounts.len();
-    Err(anyhow::anyhow!("cannot mirror {mounts} mounts: this build has no daemon").into())
+    crate::daemon::run(config).map_err(|error| {
+        let hint = match &error {
+            DaemonError::NoCluster(_) => {
+                Some("make a cluster with `trefoil init`, or join one with `trefoil join TICKET`")
+            }
+            DaemonError::Control(BindError::InUse(_)) => {
+                Some("it runs already; see `trefoil status`")
+            }
+            _ => None,
+        };
+        let error = anyhow::Error::new(error).context("cannot run the daemon");
+        Failure { error, hint: hint.map(str::to_owned), usage: false }
+    })?;
+    Ok(Outcome::Done)
 }

@@ -80,6 +80,9 @@ const TURN_MAX: Duration = Duration::from_secs(1);
 /// Hints taken from the watcher in one turn.
 const HINTS_MAX: usize = 4096;
 
+/// How often everything is listed, for what the watcher may have missed, in milliseconds.
+const SCAN_EVERY_MS: u64 = 6 * 3600 * 1000;
+
 /// How often a stopped mount is looked at again.
 const GUARD_EVERY_MS: u64 = 1000;
 
@@ -108,6 +111,7 @@ pub(super) struct Actor {
     pub workers: Workers,
     pub watcher: Option<Arc<Watcher>>,
     pub peers: BTreeMap<NodeId, Peer>,
+    pub fetches: BTreeMap<RelPath, super::fetch::Plan>,
     pub shelf: Shelf,
     pub waiters: Vec<Waiter>,
     pub next_waiter: u64,
@@ -118,11 +122,12 @@ pub(super) struct Actor {
     pub guard_checked_ms: u64,
     /// The first scan after start-up has ended.
     pub scanned: bool,
-    pub scan_started: bool,
     pub full_scans: u64,
     pub missed_events: u64,
     pub turn: Turn,
     pub started: Instant,
+    pub next_scan_ms: u64,
+    pub tidied_ms: u64,
     pub stopping: bool,
 }
 
@@ -149,17 +154,21 @@ impl Actor {
         for record in self.index.journaled()? {
             self.input(Input::Journaled(record))?;
         }
+        if self.halted.is_some() {
+            self.stop_or_go();
+        }
         self.check_guard();
-        self.begin_scan();
+        self.begin_scan()?;
         self.end_turn()
     }
 
     /// Lists the whole mount, to find what changed while nobody watched.
-    pub(super) fn begin_scan(&mut self) {
-        if self.halted.is_none() && !self.scan_started {
-            self.scan_started = true;
-            drop(self.workers.walks.send(RelPath::root()));
+    fn begin_scan(&mut self) -> Result<(), IndexError> {
+        if self.halted.is_some() {
+            return Ok(());
         }
+        self.next_scan_ms = self.now().monotonic_ms + SCAN_EVERY_MS;
+        self.input(Input::Scan(RelPath::root()))
     }
 
     fn wait(&self) -> Duration {
@@ -190,6 +199,11 @@ impl Actor {
         }
         self.take_hints()?;
         self.input(Input::Tick)?;
+        if self.scanned && self.now().monotonic_ms >= self.next_scan_ms {
+            self.full_scans += 1;
+            self.begin_scan()?;
+        }
+        self.tidy()?;
         self.end_turn()
     }
 
@@ -198,9 +212,7 @@ impl Actor {
             Event::Applied(outcomes) => self.applied(outcomes),
             Event::Ask(question) => self.ask(question),
             Event::Control { peer, message } => self.control(peer, message),
-            Event::Copied { path, content, size, done } => {
-                self.copied(path, content, size, done)
-            }
+            Event::Copied { path, content, size, done } => self.copied(path, content, size, done),
             Event::Down { peer } => self.down(peer),
             Event::Fetched { path, content, result } => {
                 self.input(Input::Fetched { path, content, result })
@@ -239,7 +251,7 @@ impl Actor {
                 }
                 WatchEvent::Overflow { below } => {
                     tracing::info!(mount = self.place.name, path = %below, "too many changes at once, listing");
-                    drop(self.workers.walks.send(below));
+                    self.input(Input::Scan(below))?;
                 }
                 WatchEvent::Lost { reason } => {
                     tracing::warn!(mount = self.place.name, reason, "the watch was lost");
@@ -281,8 +293,10 @@ impl Actor {
         tracing::info!(mount = self.place.name, "the mount is back");
         self.halted = None;
         self.stop_or_go();
-        self.scan_started = false;
-        self.begin_scan();
+        if let Err(error) = self.begin_scan() {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(mount = self.place.name, error, "cannot scan");
+        }
     }
 
     fn watch_again(&mut self) -> bool {

@@ -39,7 +39,7 @@ pub(super) enum Question {
     /// Live records in these buckets.
     Rows(Vec<usize>, Reply<Vec<Record>>),
     /// How it is.
-    Status(Reply<MountStatus>),
+    Status(Reply<(MountStatus, Option<String>)>),
     /// Set hashes of all buckets.
     Sums(Reply<Sums>),
     /// Be told when it is durable elsewhere.
@@ -68,7 +68,7 @@ impl Actor {
             Question::Pause(paused, reply) => {
                 self.paused = paused;
                 self.stop_or_go();
-                drop(reply.send(()));
+                reply.send(()).unwrap_or_default();
             }
             Question::Policy(policy) => {
                 self.place.policy = policy.clone();
@@ -81,7 +81,7 @@ impl Actor {
                 drop(reply.send(self.index.row(&path)?.map(|row| row.record)));
             }
             Question::Rows(buckets, reply) => drop(reply.send(self.rows(&buckets)?)),
-            Question::Status(reply) => drop(reply.send(self.status()?)),
+            Question::Status(reply) => drop(reply.send((self.status()?, self.halted.clone()))),
             Question::Sums(reply) => drop(reply.send(self.sums()?)),
             Question::Wait { nodes, timeout, reply } => self.wait_for(nodes, timeout, reply),
         }

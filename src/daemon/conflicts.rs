@@ -111,6 +111,27 @@ pub(super) fn import(shared: &Shared, mount: &disk::Mount) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves what somebody wrote to a file after it was replaced into the store.
+pub(super) fn import_late(shared: &Shared, mount: &str, late: &disk::LateWrite) -> io::Result<()> {
+    let about = late.file.symlink_metadata()?;
+    let seconds = u64::try_from(about.mtime()).unwrap_or_default();
+    let counter = seconds * 1_000_000_000 + u64::try_from(about.mtime_nsec()).unwrap_or_default();
+    let version = crate::model::Version::edit(Stamp { counter, node: shared.node }, None);
+    let record = Record { path: late.path.clone(), entry: None, version };
+    let id = announce(shared, mount, &record);
+    tracing::warn!(mount, path = %late.path, id = id.as_str(),
+        "a program wrote to a file after it was replaced; kept as a conflict");
+    move_over(&late.file, &folder(&shared.state).join(id.as_str()))?;
+    hint_store(shared, names_of(id.as_str()).into());
+    Ok(())
+}
+
+/// An id for something without a record.
+pub(super) fn unnamed() -> KeptId {
+    let random = getrandom::u64().unwrap_or_default();
+    KeptId::parse(&format!("{random:016x}")).expect("hexadecimal digits are an id")
+}
+
 fn names_of(id: &str) -> [RelPath; 2] {
     [id.to_owned(), format!("{id}.json")]
         .map(|name| RelPath::parse(name.as_bytes()).expect("an id is a name"))
@@ -281,10 +302,7 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
 }
 
 /// The kept file as an entry, its content in the mount's stage.
-fn take_in(
-    mount: &std::sync::Arc<disk::Mount>,
-    file: &Path,
-) -> io::Result<(Entry, disk::Source)> {
+fn take_in(mount: &std::sync::Arc<disk::Mount>, file: &Path) -> io::Result<(Entry, disk::Source)> {
     let about = file.symlink_metadata()?;
     let meta = crate::model::Meta {
         mode: if about.is_symlink() { 0o777 } else { about.mode() & 0o7777 },

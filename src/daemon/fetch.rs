@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::actor::{Actor, Event};
-use crate::disk::Staged;
+use crate::disk::{self, Staged};
 use crate::model::{ContentId, Lane, NodeId, RelPath};
 use crate::net::FetchRequest;
 
@@ -24,6 +24,10 @@ impl Actor {
     /// Asks the first peer that is up: one that announced it before any other.
     pub(super) fn fetch_from_peer(&mut self, path: RelPath, content: ContentId, size: u64) {
         let Some(plan) = self.fetches.get_mut(&path) else { return };
+        if disk::exists_complete(&self.mount, content) {
+            self.inbox.push(Event::Fetched { path, content, result: Ok(()) });
+            return;
+        }
         let announced = plan.peers.iter().position(|peer| self.peers.contains_key(peer));
         let id = match announced {
             Some(at) => Some(plan.peers.remove(at)),
@@ -52,6 +56,7 @@ impl Actor {
             content,
             size,
             offset: staged.offset(),
+            lane,
         };
         let staged = Arc::new(Mutex::new(Some(staged)));
         let sink = {
@@ -65,7 +70,7 @@ impl Actor {
             }
         };
         let inbox = self.inbox.clone();
-        link.fetch(request, lane, sink, move |result| {
+        link.fetch(request, sink, move |result| {
             let staged = staged.lock().unwrap_or_else(PoisonError::into_inner).take();
             let result = match (result, staged) {
                 (Ok(()), Some(staged)) => staged.finish().map_err(|error| super::chain(&error)),

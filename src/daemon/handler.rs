@@ -18,6 +18,7 @@ impl net::Handler for Handler {
         match event {
             NetEvent::Up { peer, name, release, link } => {
                 tracing::info!(peer = name, release, "linked");
+                self.0.set_link(peer, Some(link.clone()));
                 for actor in self.0.actors() {
                     actor.inbox.push(Event::Up { peer, link: link.clone() });
                 }
@@ -25,6 +26,7 @@ impl net::Handler for Handler {
             NetEvent::Down { peer, reason } => {
                 let names = self.0.names();
                 tracing::info!(peer = names.get(&peer), reason, "link lost");
+                self.0.set_link(peer, None);
                 for actor in self.0.actors() {
                     // Positions that a later link starts from do not count these.
                     actor.inbox.drop_bulk(|bulk| bulk.peer == peer);
@@ -55,8 +57,8 @@ impl net::Handler for Handler {
     fn fetch(&self, _peer: NodeId, request: &FetchRequest) -> Option<Box<dyn Read + Send>> {
         let actor = self.0.actor(&request.mount)?;
         let at_path = disk::open_content(&actor.mount, &request.path).ok();
-        let right = at_path
-            .filter(|file| file.metadata().is_ok_and(|about| about.len() == request.size));
+        let right =
+            at_path.filter(|file| file.metadata().is_ok_and(|about| about.len() == request.size));
         let mut file = match right {
             Some(file) => file,
             None => disk::open_staged(&actor.mount, request.content).ok()??,

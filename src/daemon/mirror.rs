@@ -10,9 +10,7 @@ use super::conflicts;
 use super::workers::{Group, Job, Listing, Look};
 use crate::disk::{self, ApplyRequest, KeptId, Source};
 use crate::engine::clock::Now;
-use crate::engine::{
-    Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen,
-};
+use crate::engine::{Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen};
 use crate::index::{IndexError, Row};
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, LinkGroup, NodeId, Record, RelPath, Signature, limits,
@@ -88,12 +86,7 @@ impl Actor {
         }
     }
 
-    fn consider(
-        &mut self,
-        now: Now,
-        path: RelPath,
-        children_max: usize,
-    ) -> Result<(), IndexError> {
+    fn consider(&mut self, now: Now, path: RelPath, children_max: usize) -> Result<(), IndexError> {
         let ours = self.index.row(&path)?.map(|row| row.record);
         let parent_live = self.is_parent_live(&path)?;
         let children = if ours.as_ref().is_some_and(Record::is_dir) {
@@ -205,18 +198,14 @@ impl Actor {
             return Ok(());
         }
         let Some(found) = found else {
-            return self.input(Input::Hinted(vec![Hint {
-                path: dir.clone(),
-                kind: HintKind::Differs,
-            }]));
+            return self
+                .input(Input::Hinted(vec![Hint { path: dir.clone(), kind: HintKind::Differs }]));
         };
         let mut known = self.index.children(dir)?.into_iter().peekable();
         let mut hints = Vec::new();
         let mut hint = |name: &[u8]| {
             // A path too long to be mirrored is told by whoever reads its directory.
-            hints.extend(
-                dir.join(name).ok().map(|path| Hint { path, kind: HintKind::Differs }),
-            );
+            hints.extend(dir.join(name).ok().map(|path| Hint { path, kind: HintKind::Differs }));
         };
         for child in found {
             while let Some(gone) = known.next_if(|known| known.name < child.name) {
@@ -228,9 +217,7 @@ impl Actor {
             }
         }
         known.for_each(|gone| hint(&gone.name));
-        hints.retain(|hint| {
-            self.place.policy.class(&hint.path) != crate::engine::Class::Local
-        });
+        hints.retain(|hint| self.place.policy.class(&hint.path) != crate::engine::Class::Local);
         if self.full_scans > 0 && !hints.is_empty() {
             self.missed_events += hints.len() as u64;
         }

@@ -229,8 +229,13 @@ impl Actor {
                 let loading = peer.loading[lane as usize];
                 let Some(out) = peer.out.as_mut() else { continue };
                 // Everything before this turn's first row must have been sent.
-                let behind =
-                    self.index.count_after(lane, out.sent(lane), before(first.sequence), peer.link.peer(), 1);
+                let behind = self.index.count_after(
+                    lane,
+                    out.sent(lane),
+                    before(first.sequence),
+                    peer.link.peer(),
+                    1,
+                );
                 if loading || !matches!(behind, Ok(0)) {
                     continue;
                 }
@@ -300,9 +305,8 @@ impl Actor {
         let state = peer.state.as_ref();
         let misses_someone =
             state.is_some_and(|state| linked.iter().any(|other| !state.links.contains(other)));
-        let differs = state.is_none_or(|state| {
-            state.versions_fingerprint != totals.versions.to_bytes()
-        });
+        let differs =
+            state.is_none_or(|state| state.versions_fingerprint != totals.versions.to_bytes());
         if !differs {
             out.skip(Lane::Forward, head);
             out.forwarded();
@@ -384,12 +388,7 @@ fn before(sequence: Sequence) -> Sequence {
     Sequence(sequence.0.saturating_sub(1))
 }
 
-fn announced(
-    row: &Row,
-    ordered: bool,
-    head: Sequence,
-    content: Option<Arc<[u8]>>,
-) -> Announced {
+fn announced(row: &Row, ordered: bool, head: Sequence, content: Option<Arc<[u8]>>) -> Announced {
     let after = ordered.then_some(head);
     Announced { sequence: row.sequence, record: row.record.clone(), after, content }
 }
@@ -415,7 +414,7 @@ fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announce
         let announce = Announce { records: message.to_vec(), progress };
         match lane.try_send(announce) {
             Ok(()) => {}
-            Err(LaneError::Full | LaneError::Closed) => return false,
+            Err(LaneError::Full(_) | LaneError::Closed) => return false,
         }
         for announced in message {
             if let Some(after) = announced.after {

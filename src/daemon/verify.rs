@@ -84,11 +84,7 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn head(totals: &Totals) -> Head {
-    Head {
-        files: totals.files,
-        bytes: totals.bytes,
-        fingerprint: totals.fingerprint.to_string(),
-    }
+    Head { files: totals.files, bytes: totals.bytes, fingerprint: totals.fingerprint.to_string() }
 }
 
 fn buckets_bytes(sums: &Sums) -> Vec<u8> {

@@ -49,8 +49,7 @@ impl Actor {
         let id = self.next_waiter;
         self.next_waiter += 1;
         let until = Instant::now() + timeout;
-        let mut waiter =
-            Waiter { id, nodes, until, stage: Stage::Watching, reply: Some(reply) };
+        let mut waiter = Waiter { id, nodes, until, stage: Stage::Watching, reply: Some(reply) };
         match self.watcher.clone() {
             None => waiter.stage = Stage::Reading,
             Some(watcher) => {

@@ -160,12 +160,7 @@ fn load(mount: &Mount, records: &mut [Announced]) {
     }
 }
 
-fn small_content(
-    mount: &Mount,
-    path: &RelPath,
-    id: ContentId,
-    length: usize,
-) -> Option<Arc<[u8]>> {
+fn small_content(mount: &Mount, path: &RelPath, id: ContentId, length: usize) -> Option<Arc<[u8]>> {
     if length == 0 {
         return Some(Arc::default());
     }

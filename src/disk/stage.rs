@@ -5,8 +5,8 @@
 //! content for complete that was not hashed to its end since the mount was opened.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{

@@ -515,7 +515,16 @@ impl Engine {
 
 fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: Content) -> Want {
     let waits = Waits::Nothing;
-    Want { record, sources, content, retry_ms: 0, attempts: 0, waits, refused_open: 0, holds_unmirrored: false }
+    Want {
+        record,
+        sources,
+        content,
+        retry_ms: 0,
+        attempts: 0,
+        waits,
+        refused_open: 0,
+        holds_unmirrored: false,
+    }
 }
 
 impl Slot {

@@ -192,6 +192,14 @@ pub fn is_initialised(state: &Path) -> bool {
     folder(state).exists()
 }
 
+/// The id of this node.
+///
+/// # Errors
+/// [`IdentityError`], if there is no identity or it is damaged.
+pub fn node_id(state: &Path) -> Result<NodeId, IdentityError> {
+    Identity::load(state).map(|identity| identity.id)
+}
+
 /// What `init` made.
 #[derive(Clone, Debug)]
 pub struct Initialised {

@@ -1,0 +1,347 @@
+//! Answers the control API.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+use super::actor::{Actor, Event};
+use super::ask::{Question, nodes};
+use super::open::paused_file;
+use super::wait::Nodes;
+use super::{ActorHandle, RELEASE, Shared, conflicts, verify};
+use crate::config::Config;
+use crate::control::types::{
+    ConflictStatus, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply,
+    RemoveReply, RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitMount, WaitReply,
+    WaitRequest, timestamp,
+};
+use crate::control::{Content, Daemon};
+
+/// How long `status` waits for a mount that is busy.
+const STATUS_WAIT: Duration = Duration::from_secs(2);
+
+/// How long `verify` waits for changes that are on their way.
+const VERIFY_WAIT: Duration = Duration::from_secs(5);
+
+/// The daemon, as commands see it.
+pub(super) struct Api {
+    shared: Arc<Shared>,
+    config: Mutex<Config>,
+}
+
+impl Api {
+    pub(super) fn new(shared: Arc<Shared>, config: Config) -> Self {
+        Self { shared, config: Mutex::new(config) }
+    }
+
+    fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn mount(&self, name: &str) -> Result<Arc<ActorHandle>, Refusal> {
+        let config = self.config();
+        if config.mount(name).is_none() {
+            let known: Vec<_> = config.mounts.iter().map(|mount| mount.name.clone()).collect();
+            let error = format!("there is no mount \"{name}\"; there are {}", known.join(", "));
+            return Err(Refusal::new(RefusalKind::NotFound, error));
+        }
+        self.shared.actor(name).ok_or_else(|| {
+            let reason = self.shared.missing_reason(name);
+            Refusal::new(RefusalKind::State, format!("mount \"{name}\" is halted: {reason}"))
+        })
+    }
+
+    /// The mounts asked for, by name.
+    fn mounts(&self, only: Option<&str>) -> Result<Vec<(String, Arc<ActorHandle>)>, Refusal> {
+        let config = self.config();
+        let names = config.mounts.iter().map(|mount| mount.name.clone());
+        let names: Vec<_> = match only {
+            Some(name) => vec![name.to_owned()],
+            None => names.collect(),
+        };
+        names.into_iter().map(|name| Ok((name.clone(), self.mount(&name)?))).collect()
+    }
+
+    async fn ask<T>(
+        actor: &ActorHandle,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        actor.inbox.push(Event::Ask(question(reply)));
+        let closing = |_| Refusal::new(RefusalKind::Unavailable, "the mount is being closed");
+        answer.await.map_err(closing)
+    }
+
+    async fn wait_on(
+        &self,
+        only: Option<&str>,
+        nodes: Nodes,
+        timeout: Duration,
+    ) -> Result<Vec<WaitMount>, Refusal> {
+        let mut waiting = Vec::new();
+        for (_, actor) in self.mounts(only)? {
+            let (reply, answer) = oneshot::channel();
+            let question = Question::Wait { nodes, timeout, reply };
+            actor.inbox.push(Event::Ask(question));
+            waiting.push(answer);
+        }
+        let mut mounts = Vec::new();
+        for answer in waiting {
+            let closing = |_| Refusal::new(RefusalKind::Unavailable, "a mount is being closed");
+            mounts.push(answer.await.map_err(closing)?);
+        }
+        Ok(mounts)
+    }
+
+    async fn mount_status(&self, mount: &crate::config::Mount) -> (MountStatus, Option<String>) {
+        let path = mount.path.display().to_string();
+        let blank = |state, doing: &str| MountStatus {
+            name: mount.name.clone(),
+            path: path.clone(),
+            state,
+            doing: doing.to_owned(),
+            files: 0,
+            bytes: 0,
+            fingerprint: String::new(),
+            in_sync: false,
+            backend: mount.watch.to_string(),
+            pending: 0,
+            peers: Vec::new(),
+            problems: Vec::new(),
+            problem_count: 0,
+            overflows: 0,
+            missed_events: 0,
+        };
+        let Some(actor) = self.shared.actor(&mount.name) else {
+            let reason = self.shared.missing_reason(&mount.name);
+            return (blank(MountState::Halted, ""), Some(reason));
+        };
+        let asked = tokio::time::timeout(STATUS_WAIT, Self::ask(&actor, Question::Status)).await;
+        match asked {
+            Ok(Ok((status, halted))) => (status, halted),
+            _ => (blank(MountState::Syncing, "too busy to answer in time"), None),
+        }
+    }
+
+    fn nodes(&self) -> Vec<NodeStatus> {
+        let shared = &self.shared;
+        let names = shared.names();
+        let this = NodeStatus {
+            name: names.get(&shared.node).cloned().unwrap_or_default(),
+            id: shared.node.to_string(),
+            this: true,
+            up: true,
+            since: Some(timestamp(shared.started)),
+            round_trip_ms: None,
+            release: Some(RELEASE.to_owned()),
+            address: shared.net.get().map(|net| net.address().to_string()),
+            error: None,
+        };
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let peers = shared.net.get().map(crate::net::Net::peers).unwrap_or_default();
+        let mut others: Vec<_> = peers
+            .into_iter()
+            .map(|peer| NodeStatus {
+                name: peer.name,
+                id: peer.id.to_string(),
+                this: false,
+                up: peer.up,
+                since: Some(timestamp(peer.since)),
+                round_trip_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                release: some(peer.release),
+                address: peer.address.map(|address| address.to_string()),
+                error: some(peer.last_error).filter(|_| !peer.up),
+            })
+            .collect();
+        others.sort_by(|a, b| a.name.cmp(&b.name));
+        std::iter::once(this).chain(others).collect()
+    }
+
+    async fn store<T: Send + 'static>(
+        &self,
+        id: &str,
+        work: impl FnOnce(&Shared, &str) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (shared, id) = (self.shared.clone(), id.to_owned());
+        let done = spawn_blocking(move || work(&shared, &id)).await;
+        match done {
+            Ok(result) => result.map_err(|error| store_refusal(&error)),
+            Err(_) => Err(Refusal::new(RefusalKind::Failed, "the conflict store failed")),
+        }
+    }
+
+    async fn set_paused(&self, name: &str, paused: bool) -> Result<(), Refusal> {
+        let actor = self.mount(name)?;
+        let file = paused_file(&self.shared.state, name);
+        let kept = if paused {
+            let folder = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+            folder.and_then(|()| std::fs::write(&file, b""))
+        } else {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        };
+        kept.map_err(|error| {
+            let text = format!("cannot note it in {}: {error}", file.display());
+            Refusal::new(RefusalKind::Failed, text)
+        })?;
+        Self::ask(&actor, |reply| Question::Pause(paused, reply)).await
+    }
+}
+
+fn store_refusal(error: &io::Error) -> Refusal {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => RefusalKind::NotFound,
+        _ => RefusalKind::Failed,
+    };
+    let refusal = Refusal::new(kind, error.to_string());
+    match kind {
+        RefusalKind::NotFound => refusal.with_hint("trefoil conflicts list"),
+        _ => refusal,
+    }
+}
+
+impl Daemon for Api {
+    async fn status(&self) -> StatusReply {
+        let config = self.config();
+        let mut mounts = Vec::new();
+        let mut guards = Vec::new();
+        for mount in &config.mounts {
+            let (status, halted) = self.mount_status(mount).await;
+            guards.extend(halted.map(|reason| Actor::guard(&mount.name, &reason)));
+            mounts.push(status);
+        }
+        let conflicts = self.store("", |shared, _| conflicts::list(shared)).await;
+        let members = self.shared.members();
+        let nodes = self.nodes();
+        let in_sync = mounts.iter().all(|mount: &MountStatus| mount.in_sync);
+        StatusReply {
+            node: config.node.name.clone(),
+            node_id: self.shared.node.to_string(),
+            release: RELEASE.to_owned(),
+            cluster_id: members.cluster.to_string(),
+            started: timestamp(self.shared.started),
+            in_sync,
+            nodes,
+            mounts,
+            conflicts: conflicts.map_or(0, |list| list.len() as u64),
+            guards,
+        }
+    }
+
+    async fn wait(&self, request: WaitRequest) -> Result<WaitReply, Refusal> {
+        let begin = Instant::now();
+        let members = self.shared.members().active().count();
+        let asked = nodes(request.nodes, members);
+        if let Nodes::AtLeast(count) = asked
+            && count > members
+        {
+            let error = format!("the cluster has {} other nodes", members - 1);
+            return Err(Refusal::new(RefusalKind::Invalid, error));
+        }
+        let timeout = Duration::from_millis(request.timeout_ms);
+        let mounts = self.wait_on(request.mount.as_deref(), asked, timeout).await?;
+        let done = mounts.iter().all(|mount| mount.done);
+        let waited_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(WaitReply { done, waited_ms, mounts })
+    }
+
+    async fn verify(&self, request: VerifyRequest) -> Result<VerifyReply, Refusal> {
+        // Changes on their way are no differences. What is still missing then, is.
+        self.wait_on(request.mount.as_deref(), Nodes::All, VERIFY_WAIT).await?;
+        let mut mounts = Vec::new();
+        for (name, actor) in self.mounts(request.mount.as_deref())? {
+            let compared = verify::compare(&self.shared, &name, &actor, request.deep).await;
+            let closing = || Refusal::new(RefusalKind::Unavailable, "a mount is being closed");
+            mounts.push(compared.ok_or_else(closing)?);
+        }
+        let equal = mounts.iter().all(|mount| mount.equal);
+        Ok(VerifyReply { equal, deep: request.deep, mounts })
+    }
+
+    async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {
+        self.store("", |shared, _| conflicts::list(shared)).await
+    }
+
+    async fn conflict_content(&self, id: &str) -> Result<Content, Refusal> {
+        let (bytes, reader) = self.store(id, conflicts::content).await?;
+        Ok(Content { bytes, reader })
+    }
+
+    async fn restore(&self, id: &str) -> Result<RestoreReply, Refusal> {
+        let restored = self.store(id, conflicts::restore).await?;
+        let conflicts::Restored { mount, path, replaced } = restored;
+        Ok(RestoreReply { mount, path, replaced })
+    }
+
+    async fn discard(&self, id: &str) -> Result<(), Refusal> {
+        self.store(id, conflicts::discard).await
+    }
+
+    async fn pause(&self, mount: &str) -> Result<(), Refusal> {
+        self.set_paused(mount, true).await
+    }
+
+    async fn resume(&self, mount: &str) -> Result<(), Refusal> {
+        self.set_paused(mount, false).await
+    }
+
+    async fn remove(&self, node: &str) -> Result<RemoveReply, Refusal> {
+        let starting = || Refusal::new(RefusalKind::Unavailable, "the daemon is starting");
+        let net = self.shared.net.get().ok_or_else(starting)?;
+        let members = self.shared.members();
+        let by_id = members.active().find(|m| m.id.to_string() == node).map(|m| m.name.clone());
+        let name = by_id.unwrap_or_else(|| node.to_owned());
+        let id = net.remove(&name).await.map_err(|error| {
+            Refusal::new(RefusalKind::NotFound, super::chain(&error))
+                .with_hint("trefoil status lists the nodes")
+        })?;
+        self.shared.members_changed();
+        Ok(RemoveReply { name, id: id.to_string() })
+    }
+
+    async fn reload(&self) -> Result<ReloadReply, Refusal> {
+        let old = self.config();
+        let new = Config::load(&old.file)
+            .map_err(|error| Refusal::new(RefusalKind::Invalid, super::chain(&error)))?;
+        let mut reply = ReloadReply::default();
+        if new.node != old.node {
+            reply.restart.push("[node]".to_owned());
+        }
+        if new.control != old.control {
+            reply.restart.push("[control]".to_owned());
+        }
+        let named = |config: &Config| -> BTreeSet<String> {
+            config.mounts.iter().map(|mount| mount.name.clone()).collect()
+        };
+        if named(&new) != named(&old) {
+            reply.restart.push("[[mount]]".to_owned());
+        }
+        let mut merged = old.clone();
+        for mount in &mut merged.mounts {
+            let Some(now) = new.mount(&mount.name) else { continue };
+            let same_rules = now.policy.hash() == mount.policy.hash();
+            if !same_rules || now.path != mount.path || now.watch != mount.watch {
+                reply.restart.push(format!("mount \"{}\"", mount.name));
+            } else if new.classes != old.classes {
+                mount.policy = now.policy.clone();
+                if let Some(actor) = self.shared.actor(&mount.name) {
+                    actor.inbox.push(Event::Ask(Question::Policy(now.policy.clone())));
+                }
+            }
+        }
+        if new.classes != old.classes {
+            merged.classes = new.classes;
+            reply.changed.push("[class]".to_owned());
+        }
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = merged;
+        Ok(reply)
+    }
+}

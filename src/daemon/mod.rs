@@ -1,0 +1,367 @@
+//! The daemon: one control thread per mount, one runtime thread for network and control API.
+//!
+//! It starts everything, joins engine, index, disk and net ([`mirror`]), answers questions, and
+//! ends everything in order. It decides nothing about files; the engine does.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+mod actor;
+mod api;
+mod ask;
+mod conflicts;
+mod fetch;
+mod handler;
+mod mailbox;
+mod maintain;
+mod mirror;
+mod open;
+mod send;
+mod shelf;
+mod tidy;
+mod verify;
+mod wait;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::actor::{Event, Inbox, Place};
+use self::api::Api;
+use self::handler::Handler;
+use crate::config::Config;
+use crate::control::{self, ControlSocket};
+use crate::disk;
+use crate::engine::{Class, ClassTable, Policy};
+use crate::model::NodeId;
+use crate::net::{self, LinkHandle, Members, Net, NetConfig};
+
+/// This program's release.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// Why the daemon could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// `init` or `join` comes first.
+    #[error("this node belongs to no cluster: {} has no identity", .0.display())]
+    NoCluster(PathBuf),
+    /// The cluster has no mount of that name.
+    #[error("the cluster knows no mount \"{0}\"")]
+    UnknownMount(String),
+    /// The identity cannot be used.
+    #[error("cannot use this node's identity")]
+    Identity(#[from] net::IdentityError),
+    /// The member list cannot be used.
+    #[error("cannot use the member list")]
+    Members(#[from] net::RosterError),
+    /// The network did not start.
+    #[error("cannot start the network")]
+    Net(#[from] net::NetError),
+    /// The control socket could not be made.
+    #[error("cannot serve commands")]
+    Control(#[from] control::BindError),
+    /// The operating system refused.
+    #[error("cannot {doing}")]
+    Io {
+        /// A verb and its object.
+        doing: &'static str,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A control thread ended by itself.
+    #[error("mount \"{0}\" stopped working; see the log above")]
+    MountFailed(String),
+}
+
+/// What one mount looks like from outside of its control thread.
+pub(crate) struct ActorHandle {
+    inbox: Arc<Inbox>,
+    mount: Arc<disk::Mount>,
+}
+
+/// What all threads know.
+pub(crate) struct Shared {
+    state: PathBuf,
+    node: NodeId,
+    started: SystemTime,
+    actors: RwLock<BTreeMap<String, Arc<ActorHandle>>>,
+    /// Mounts that cannot be opened, and why.
+    missing: RwLock<BTreeMap<String, String>>,
+    links: RwLock<BTreeMap<NodeId, LinkHandle>>,
+    members: RwLock<Arc<Members>>,
+    net: OnceLock<Net>,
+    stopping: std::sync::atomic::AtomicBool,
+}
+
+impl Shared {
+    fn actors(&self) -> Vec<Arc<ActorHandle>> {
+        self.actors.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn actor(&self, mount: &str) -> Option<Arc<ActorHandle>> {
+        self.actors.read().unwrap_or_else(PoisonError::into_inner).get(mount).cloned()
+    }
+
+    fn actor_names(&self) -> Vec<String> {
+        self.actors.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Why a mount that has no control thread is not there.
+    fn missing_reason(&self, name: &str) -> String {
+        let missing = self.missing.read().unwrap_or_else(PoisonError::into_inner);
+        missing.get(name).cloned().unwrap_or_else(|| "it is being opened".to_owned())
+    }
+
+    fn members(&self) -> Arc<Members> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every active member but this node.
+    fn other_members(&self) -> Vec<NodeId> {
+        let members = self.members();
+        members.active().map(|member| member.id).filter(|&id| id != self.node).collect()
+    }
+
+    /// Names of all members, removed ones too.
+    fn names(&self) -> BTreeMap<NodeId, String> {
+        self.members().iter().map(|member| (member.id, member.name.clone())).collect()
+    }
+
+    fn members_changed(&self) {
+        if let Some(net) = self.net.get() {
+            let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+            *members = net.members();
+        }
+        self.actors().iter().for_each(|actor| actor.inbox.wake());
+    }
+
+    fn link(&self, peer: NodeId) -> Option<LinkHandle> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
+    }
+
+    fn set_link(&self, peer: NodeId, link: Option<LinkHandle>) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        match link {
+            Some(link) => links.insert(peer, link),
+            None => links.remove(&peer),
+        };
+    }
+
+    /// Moves losers from a mount into the conflict store.
+    fn import_kept(&self, name: &str) {
+        let Some(actor) = self.actor(name) else { return };
+        if let Err(error) = conflicts::import(self, &actor.mount) {
+            tracing::error!(mount = name, error = %error, "cannot keep the loser of a conflict; it stays in the mount's .trefoil/kept");
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`DaemonError`]; everything that was acknowledged to anyone is durable all the same.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let io = |doing| move |source| DaemonError::Io { doing, source };
+    let state = config.node.state.clone();
+    if !net::is_initialised(&state) {
+        return Err(DaemonError::NoCluster(state));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io("start the runtime"))?;
+    let members = net::load_members(&state)?;
+    let node = net::node_id(&state)?;
+    let shared = Arc::new(Shared {
+        state,
+        node,
+        started: SystemTime::now(),
+        actors: RwLock::default(),
+        missing: RwLock::default(),
+        links: RwLock::default(),
+        members: RwLock::new(Arc::new(members)),
+        net: OnceLock::new(),
+        stopping: std::sync::atomic::AtomicBool::new(false),
+    });
+    let places = places(&config, &shared)?;
+    let threads = start_mounts(places, &shared).map_err(io("start a thread"))?;
+    let result = {
+        let local = tokio::task::LocalSet::new();
+        runtime.block_on(local.run_until(serve(&config, &shared, &threads)))
+    };
+    shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+    shared.actors().iter().for_each(|actor| actor.inbox.push(Event::Shutdown));
+    for thread in threads {
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            tracing::error!("a thread ended in a panic");
+        }
+    }
+    tracing::info!("stopped");
+    result
+}
+
+fn places(config: &Config, shared: &Shared) -> Result<Vec<Place>, DaemonError> {
+    let members = shared.members();
+    let place = |name: &str, path: PathBuf, watch, policy| {
+        let id = members.mounts().get(name);
+        let id = id.ok_or_else(|| DaemonError::UnknownMount(name.to_owned()))?;
+        Ok::<_, DaemonError>(Place {
+            name: name.to_owned(),
+            path,
+            marker: disk::MarkerId(id.0),
+            watch,
+            policy,
+            node: shared.node,
+            state: shared.state.clone(),
+        })
+    };
+    let mut places = Vec::new();
+    for mount in &config.mounts {
+        let (path, policy) = (mount.path.clone(), mount.policy.clone());
+        places.push(place(&mount.name, path, Some(mount.watch), policy)?);
+    }
+    let store = conflicts::folder(&shared.state);
+    places.push(place(conflicts::MOUNT, store, None, Arc::new(conflict_policy()))?);
+    Ok(places)
+}
+
+/// Makes the folder of the conflict store a mount. Part of `init` and `join`.
+///
+/// # Errors
+/// What the operating system refused.
+pub fn prepare_conflict_store(state: &Path, members: &Members) -> Result<(), DaemonError> {
+    let io = |doing| move |source| DaemonError::Io { doing, source };
+    let folder = conflicts::folder(state);
+    std::fs::create_dir_all(&folder).map_err(io("make the conflict store"))?;
+    let id = members.mounts().get(conflicts::MOUNT);
+    let id = id.ok_or_else(|| DaemonError::UnknownMount(conflicts::MOUNT.to_owned()))?;
+    disk::Mount::create_marker(&folder, disk::MarkerId(id.0), conflicts::MOUNT).map_err(|error| {
+        DaemonError::Io { doing: "mark the conflict store", source: std::io::Error::other(error) }
+    })
+}
+
+/// The mounts that a cluster of this configuration has: the configured ones and the daemon's own.
+#[must_use]
+pub fn mount_names(config: &Config) -> Vec<String> {
+    let own = std::iter::once(conflicts::MOUNT.to_owned());
+    config.mounts.iter().map(|mount| mount.name.clone()).chain(own).collect()
+}
+
+/// What several nodes keep of one loser is the same, so nothing is lost by taking either.
+fn conflict_policy() -> Policy {
+    let mut classes = ClassTable::default();
+    let settings = classes.get_mut(Class::Normal);
+    settings.keep_losers = false;
+    settings.trash = None;
+    Policy::new(Vec::new(), classes).expect("no rules are a policy")
+}
+
+fn start_mounts(places: Vec<Place>, shared: &Arc<Shared>) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    let mut opened = Vec::new();
+    for place in places {
+        let (ready, opening) = std::sync::mpsc::channel();
+        let (shared, name) = (shared.clone(), place.name.clone());
+        let run = move || open::run(&place, &shared, &ready);
+        threads.push(std::thread::Builder::new().name(format!("mount {name}")).spawn(run)?);
+        opened.push(opening);
+    }
+    // A mount that is not there does not hold up the others.
+    for opening in opened {
+        opening.recv().unwrap_or_default();
+    }
+    let shared = shared.clone();
+    let tend = move || maintain::run(&shared);
+    threads.push(std::thread::Builder::new().name("maintain".to_owned()).spawn(tend)?);
+    Ok(threads)
+}
+
+async fn serve(
+    config: &Config,
+    shared: &Arc<Shared>,
+    threads: &[JoinHandle<()>],
+) -> Result<(), DaemonError> {
+    let io = |doing| move |source| DaemonError::Io { doing, source };
+    let socket = ControlSocket::bind(&config.control.socket)?;
+    let net = Net::start(
+        NetConfig {
+            state: shared.state.clone(),
+            listen: config.node.listen,
+            name: config.node.name.clone(),
+            advertise: config.node.advertise.iter().map(ToString::to_string).collect(),
+            mounts: mount_names(config),
+            release: RELEASE.to_owned(),
+        },
+        Handler(shared.clone()),
+    )
+    .await?;
+    drop(shared.net.set(net));
+    shared.members_changed();
+    let api = Arc::new(Api::new(shared.clone(), config.clone()));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        drop(stopped.wait_for(|stop| *stop).await);
+    };
+    let control =
+        tokio::task::spawn_local(control::serve(socket, api.clone(), until(stopped.clone())));
+    if let Some(address) = config.control.http {
+        let (api, until) = (api.clone(), until(stopped));
+        tokio::task::spawn_local(async move {
+            if let Err(error) = control::serve_status(address, api, until).await {
+                tracing::error!(%address, error = %error, "cannot serve the status");
+            }
+        });
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(io("watch for signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io("watch for signals"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(io("watch for signals"))?;
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    tracing::info!(node = config.node.name, release = RELEASE, "ready");
+    let mut alive = tokio::time::interval(std::time::Duration::from_secs(1));
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => reload(&api).await,
+            _ = alive.tick() => if let Some(dead) = threads.iter().find(|t| t.is_finished()) {
+                let name = dead.thread().name().unwrap_or_default();
+                break Err(DaemonError::MountFailed(name.trim_start_matches("mount ").to_owned()));
+            },
+        }
+    };
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    stop.send_replace(true);
+    if let Some(net) = shared.net.get() {
+        net.shutdown().await;
+    }
+    drop(control.await);
+    result
+}
+
+async fn reload(api: &Api) {
+    match control::Daemon::reload(api).await {
+        Ok(reply) => tracing::info!(changed = ?reply.changed, restart = ?reply.restart, "reloaded"),
+        Err(refusal) => tracing::error!(error = %refusal, "not reloaded"),
+    }
+}

@@ -1,0 +1,188 @@
+//! Opens a mount with its index and watcher, waits for it while it is not there, and runs it.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::actor::{Actor, Event, Inbox, Place, start_watch};
+use super::mailbox::Mailbox;
+use super::mirror::Turn;
+use super::shelf::Shelf;
+use super::workers::Workers;
+use super::{ActorHandle, Shared};
+use crate::disk::{Mount, MountError, MountOptions};
+use crate::engine::{Engine, Setup};
+use crate::index::{Index, IndexError};
+use crate::model::Incarnation;
+
+/// How often a mount that is not there is looked for.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a mount cannot be run now.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("cannot open the mount")]
+    Mount(#[from] MountError),
+    #[error("cannot use the index")]
+    Index(#[from] IndexError),
+    #[error("cannot {doing}")]
+    Io { doing: &'static str, source: std::io::Error },
+}
+
+/// Runs a mount until the daemon stops. `ready` is told once it is open, or cannot be for now.
+pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
+    let mut told = String::new();
+    while !shared.is_stopping() {
+        match open(place, shared) {
+            Ok((actor, threads)) => {
+                note_missing(shared, &place.name, None);
+                ready.send(()).unwrap_or_default();
+                let result = actor.run();
+                let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
+                actors.remove(&place.name);
+                drop(actors);
+                for thread in threads {
+                    drop(thread.join());
+                }
+                if let Err(error) = result {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(mount = place.name, error, "the index failed, starting anew");
+                } else {
+                    return;
+                }
+            }
+            Err(error) => {
+                let reason = super::chain(&error);
+                if reason != told {
+                    tracing::error!(mount = place.name, reason, "halted");
+                    reason.clone_into(&mut told);
+                }
+                note_missing(shared, &place.name, Some(reason));
+                ready.send(()).unwrap_or_default();
+                std::thread::park_timeout(RETRY);
+            }
+        }
+    }
+}
+
+fn note_missing(shared: &Shared, name: &str, reason: Option<String>) {
+    let mut missing = shared.missing.write().unwrap_or_else(PoisonError::into_inner);
+    match reason {
+        Some(reason) => missing.insert(name.to_owned(), reason),
+        None => missing.remove(name),
+    };
+}
+
+fn open(
+    place: &Place,
+    shared: &Arc<Shared>,
+) -> Result<(Actor, Vec<std::thread::JoinHandle<()>>), OpenError> {
+    let io = |doing| move |source| OpenError::Io { doing, source };
+    let privileged = rustix::process::geteuid().is_root();
+    let mount = Mount::open(&place.path, MountOptions { privileged, create: false })?;
+    mount.check_identity(place.marker)?;
+    let mount = Arc::new(mount);
+    let (index, journal) = open_index(&place.state, &place.name)?;
+    let others = shared.other_members().len();
+    let setup = Setup {
+        node: place.node,
+        policy: place.policy.clone(),
+        keeps_owners: privileged,
+        joining: others > 0 && !index.is_scanned()?,
+        last_counter: index.last_counter(),
+    };
+    let inbox: Arc<Inbox> = Arc::new(Mailbox::new());
+    let (workers, threads) =
+        Workers::start(&place.name, &mount, &place.policy, &inbox).map_err(io("start a thread"))?;
+    let watched = place.watch.map(|watch| start_watch(place, watch, &inbox)).transpose();
+    let (watcher, halted) = match watched {
+        Ok(watcher) => (watcher.map(Arc::new), None),
+        Err(error) => (None, Some(super::chain(&error))),
+    };
+    if let Some(watcher) = &watcher {
+        tracing::info!(mount = place.name, backend = %watcher.backend(), "watching");
+    }
+    let handle = Arc::new(ActorHandle { inbox: inbox.clone(), mount: mount.clone() });
+    let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
+    actors.insert(place.name.clone(), handle);
+    drop(actors);
+    // Links that came up before this mount could be opened.
+    let links = shared.links.read().unwrap_or_else(PoisonError::into_inner).clone();
+    links.into_iter().for_each(|(peer, link)| inbox.push(Event::Up { peer, link }));
+    shared.import_kept(&place.name);
+    let actor = Actor {
+        place: place.clone(),
+        mount,
+        engine: Engine::new(setup),
+        index,
+        journal: Arc::new(journal),
+        inbox,
+        workers,
+        watcher,
+        peers: BTreeMap::new(),
+        fetches: BTreeMap::new(),
+        shelf: Shelf::default(),
+        waiters: Vec::new(),
+        next_waiter: 0,
+        shared: shared.clone(),
+        paused: paused_file(&place.state, &place.name).exists(),
+        halted,
+        guard_checked_ms: 0,
+        scanned: false,
+        full_scans: 0,
+        missed_events: 0,
+        turn: Turn::default(),
+        started: Instant::now(),
+        next_scan_ms: 0,
+        tidied_ms: 0,
+        stopping: false,
+    };
+    Ok((actor, threads))
+}
+
+/// The file whose presence says that a mount is paused.
+pub(super) fn paused_file(state: &Path, name: &str) -> PathBuf {
+    state.join("paused").join(name)
+}
+
+/// Opens the index; one that is damaged is set aside, and the node joins its cluster anew.
+fn open_index(state: &Path, name: &str) -> Result<(Index, File), OpenError> {
+    let io = |doing| move |source| OpenError::Io { doing, source };
+    let folder = state.join("index");
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(io("make the index's folder"))?;
+    let path = folder.join(format!("{name}.db"));
+    let index = match Index::open(&path, incarnation()?) {
+        Ok((index, _)) => index,
+        Err(error) if error.is_damage() => {
+            let reason = super::chain(&error);
+            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let aside = folder.join(format!("{name}.db.damaged-{}", seconds.as_secs()));
+            tracing::error!(mount = name, reason, aside = %aside.display(),
+                "the index is damaged; starting with a new one");
+            std::fs::rename(&path, &aside).map_err(io("set the damaged index aside"))?;
+            for ending in ["-wal", "-shm"] {
+                drop(std::fs::remove_file(folder.join(format!("{name}.db{ending}"))));
+            }
+            Index::open(&path, incarnation()?)?.0
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let log = folder.join(format!("{name}.db-wal"));
+    let journal = File::open(log).map_err(io("open the index's log"))?;
+    Ok((index, journal))
+}
+
+fn incarnation() -> Result<Incarnation, OpenError> {
+    let random = getrandom::u64().map_err(|error| OpenError::Io {
+        doing: "get random numbers",
+        source: std::io::Error::other(error),
+    })?;
+    Ok(Incarnation(random.max(1)))
+}

@@ -192,8 +192,7 @@ impl Cluster {
     pub(crate) fn wait_ready(&mut self, n: usize) {
         let what = format!("an answer of node {n}");
         self.wait_until(READY, &what, |cluster| {
-            let output = cluster.node(n).trefoil(&["status", "--json"]);
-            if output.status.success() { Ok(()) } else { Err(lossy(&output.stderr)) }
+            cluster.node(n).status().map(drop)
         });
     }
 
@@ -207,6 +206,20 @@ impl Cluster {
                     Err(lines.iter().take(20).fold(String::new(), |all, line| all + line + "\n"))
                 }
             }
+        });
+    }
+
+    /// Waits until `status` says "in sync" on every running node.
+    #[track_caller]
+    pub(crate) fn wait_in_sync(&mut self, timeout: Duration) {
+        self.wait_until(timeout, "\"in sync\"", |cluster| {
+            for node in cluster.nodes.iter().filter(|node| node.running.is_some()) {
+                let status = node.status()?;
+                if status["in_sync"] != true {
+                    return Err(status.to_string());
+                }
+            }
+            Ok(())
         });
     }
 
@@ -326,6 +339,30 @@ impl Node {
     pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         let printed = self.done(&[args, &["--json"]].concat());
         serde_json::from_str(&printed).unwrap()
+    }
+
+    /// What `status --json` says, with problems or without; otherwise why there is no answer.
+    pub(crate) fn status(&self) -> Result<serde_json::Value, String> {
+        let output = self.trefoil(&["status", "--json"]);
+        match output.status.code() {
+            Some(0 | 3) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+            _ => Err(lossy(&output.stderr)),
+        }
+    }
+
+    /// Runs `trefoil` with `args`, which must end with `code`. Gives stdout and stderr, joined.
+    #[track_caller]
+    pub(crate) fn ends(&self, args: &[&str], code: i32) -> String {
+        let output = self.trefoil(args);
+        let said = lossy(&output.stdout) + &lossy(&output.stderr);
+        assert_eq!(Some(code), output.status.code(), "{}: {args:?}:\n{said}", self.name);
+        said
+    }
+
+    /// The running daemon's process id.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the node is running").id()
     }
 
     /// Starts the daemon; it is not ready yet.

@@ -4,6 +4,8 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the nodes' logs")]
 
+mod cases;
 mod cluster;
+mod mirror;
 mod tidy;
 mod tree;

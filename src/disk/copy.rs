@@ -58,10 +58,10 @@ pub(crate) fn punch_zeros(file: impl AsFd, size: u64) -> Result<(), Refused> {
         if n == 0 {
             break;
         }
-        for (start, len, zero) in runs(at, &buffer[..n]) {
+        let zeros = runs(at, &buffer[..n]).into_iter().filter(|&(_, _, zero)| zero);
+        for (start, len, _) in zeros {
             let punch = || fallocate(file.as_fd(), flags, at + start as u64, len as u64);
             match PUNCH.run(punch) {
-                _ if !zero => {}
                 Err(e) if e.errno() == rustix::io::Errno::OPNOTSUPP => return Ok(()),
                 other => other?,
             }

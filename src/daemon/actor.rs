@@ -25,7 +25,7 @@ use crate::disk::{self, MarkerId, Mount};
 use crate::engine::clock::Now;
 use crate::engine::{Engine, Hint, HintKind, Input, Policy};
 use crate::index::{Index, IndexError};
-use crate::model::{ContentId, Found, Lane, NodeId, RelPath, Sequence};
+use crate::model::{ContentId, Entry, Found, Lane, NodeId, RelPath, Sequence};
 use crate::net::{Announce, Announced, ControlMessage, LinkHandle};
 
 /// Something that happened.
@@ -112,6 +112,8 @@ pub(super) struct Actor {
     pub watcher: Option<Arc<Watcher>>,
     pub peers: BTreeMap<NodeId, Peer>,
     pub fetches: BTreeMap<RelPath, super::fetch::Plan>,
+    /// Hard links that are being applied.
+    pub linking: BTreeMap<RelPath, Entry>,
     pub shelf: Shelf,
     pub waiters: Vec<Waiter>,
     pub next_waiter: u64,

@@ -253,6 +253,9 @@ impl Actor {
         self.index.journal(&record)?;
         let expected = ours.and_then(|ours| ours.entry).zip(signature);
         let target = record.entry;
+        if let Some(entry) = target.as_ref().filter(|entry| entry.group().is_some()) {
+            self.linking.insert(path.clone(), entry.clone());
+        }
         self.turn.requests.push(ApplyRequest {
             path,
             target,
@@ -280,6 +283,13 @@ impl Actor {
         {
             return Ok(Source::LinkTo(row.record.path));
         }
+        // Applies are carried out in order: a name that is on its way is there by then.
+        let coming = |(path, other): &(&RelPath, &Entry)| **path != record.path && other.same(entry);
+        if entry.group().is_some()
+            && let Some((path, _)) = self.linking.iter().find(coming)
+        {
+            return Ok(Source::LinkTo(path.clone()));
+        }
         let ours = ours.and_then(|ours| ours.entry.as_ref());
         if ours.is_some_and(|ours| ours.same_kind_content(entry)) {
             return Ok(Source::None);
@@ -297,6 +307,7 @@ impl Actor {
     ) -> Result<(), IndexError> {
         for (path, outcome) in outcomes {
             self.index.unjournal(&path)?;
+            self.linking.remove(&path);
             let outcome = match outcome {
                 disk::Outcome::Busy => Outcome::Busy,
                 disk::Outcome::Changed => Outcome::Changed,

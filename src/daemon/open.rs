@@ -127,6 +127,7 @@ fn open(
         watcher,
         peers: BTreeMap::new(),
         fetches: BTreeMap::new(),
+        linking: BTreeMap::new(),
         shelf: Shelf::default(),
         waiters: Vec::new(),
         next_waiter: 0,

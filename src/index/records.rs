@@ -232,12 +232,12 @@ impl Index {
         self.rows_where("content = ?1 AND live LIMIT ?2", (content.0, limit(most)))
     }
 
-    /// Live files that share this inode with other names.
+    /// Live files last seen with this inode, though it may have got more names since.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn with_inode(&self, inode: u64) -> Result<Vec<Row>, IndexError> {
-        self.rows_where("inode = ?1 AND links > 1 AND live", [signed(inode)])
+        self.rows_where("inode = ?1 AND live", [signed(inode)])
     }
 
     /// A live file of the group with the same content and metadata, at another path.

@@ -23,7 +23,7 @@ CREATE TABLE records (
   PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX records_by_lane ON records (lane, seq);
 CREATE INDEX records_by_content ON records (content) WHERE content IS NOT NULL;
-CREATE INDEX records_by_inode ON records (inode) WHERE links > 1;
+CREATE INDEX records_by_inode ON records (inode) WHERE live;
 CREATE TABLE journal (
   dir BLOB NOT NULL, name BLOB NOT NULL, record BLOB NOT NULL,
   PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;

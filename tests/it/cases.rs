@@ -114,6 +114,7 @@ pub(crate) const CASES: &[Case] = &[
         has(d, "split", "on its own");
         assert_ne!(inode(d, "split"), inode(d, "was-linked"), "the link is broken");
     }),
+    case("hard-link-later", |d| write(d, "f", "x"), |d| link(d, "f", "g"), |d| same_file(d, &["f", "g"])),
     case("sparse", |d| make_sparse(d), change_sparse, |d| {
         for name in ["f", "only-a-hole"] {
             let found = fs::metadata(d.join(name)).unwrap();

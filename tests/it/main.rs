@@ -6,6 +6,7 @@
 
 mod cases;
 mod cluster;
+mod cluster_life;
 mod mirror;
 mod tidy;
 mod tree;

@@ -272,6 +272,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if thread::panicking() {
+            for node in self.nodes.iter().filter(|node| node.running.is_some()) {
+                eprintln!("--- status of {}\n{}", node.name, lossy(&node.trefoil(&["status"]).stdout));
+            }
+        }
         for node in &mut self.nodes {
             node.kill9();
         }

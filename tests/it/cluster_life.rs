@@ -54,6 +54,17 @@ fn join(cluster: &mut Cluster, n: usize) {
     start(cluster, n);
 }
 
+/// Waits until node 1 knows that a node is down, and so is not in sync with it.
+#[track_caller]
+fn wait_down(cluster: &mut Cluster, name: &str) {
+    cluster.wait_until(SOON, "lost link", |cluster| {
+        let status = cluster.node(1).status()?;
+        let nodes = status["nodes"].as_array().unwrap();
+        let down = nodes.iter().any(|node| node["name"] == name && node["up"] == false);
+        if down && status["in_sync"] == false { Ok(()) } else { Err(status.to_string()) }
+    });
+}
+
 fn conflicts(cluster: &Cluster, n: usize) -> Vec<Value> {
     cluster.node(n).json(&["conflicts", "list"]).as_array().unwrap().clone()
 }
@@ -184,12 +195,7 @@ fn a_node_that_hears_nothing_for_a_while_is_cut_off_and_comes_back() {
     write(&cluster, 1, "f", "before");
     cluster.wait_equal(SOON);
     cluster.node(3).signal(Signal::STOP);
-    cluster.wait_until(SOON, "lost link", |cluster| {
-        let status = cluster.node(1).status()?;
-        let nodes = status["nodes"].as_array().unwrap();
-        let down = nodes.iter().any(|node| node["name"] == "n3" && node["up"] == false);
-        if down && status["in_sync"] == false { Ok(()) } else { Err(status.to_string()) }
-    });
+    wait_down(&mut cluster, "n3");
     write(&cluster, 1, "f", "of node 1");
     cluster.node(1).done(&["wait", "--nodes", "quorum"]);
     write(&cluster, 3, "f", "of node 3");
@@ -265,6 +271,7 @@ fn a_lost_node_is_replaced_under_its_name_and_another_is_removed() {
     cluster.node_mut(3).kill9();
     fs::remove_file(at(&cluster, 1, "deleted")).unwrap();
     write(&cluster, 1, "meanwhile", "written without it");
+    wait_down(&mut cluster, "n3");
     let fresh = cluster.add_node("n3");
     join(&mut cluster, fresh);
     cluster.wait_equal(SOON);

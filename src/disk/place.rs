@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat_wi
 use rustix::io::Errno;
 
 use super::apply::{ApplyRequest, Displaced, Outcome};
-use super::call::Call;
+use super::call::{Call, Refused};
 use super::displaced::{Fate, Slot, has_writer};
 use super::look::{Look, Type};
 use super::mount::Mount;
@@ -70,11 +70,11 @@ impl<'m> Placer<'m> {
     pub(crate) fn finish(mut self, requests: &[ApplyRequest], outcomes: &mut [Outcome]) {
         let touched: Vec<bool> =
             requests.iter().map(|r| self.parents.is_touched(r.path.as_bytes())).collect();
-        let (dirs, moved) = self.parents.settle();
+        let dirs = self.parents.settle();
         let pairs = requests.iter().zip(outcomes.iter_mut()).zip(touched);
         for ((request, outcome), touched) in pairs {
             let parent = request.path.split().map_or(&[][..], |(dir, _)| dir);
-            if outcome.is_done() && moved.iter().any(|dir| **dir == *parent) {
+            if outcome.is_done() && dirs.moved.iter().any(|dir| **dir == *parent) {
                 *outcome = Outcome::Changed;
             }
             let Outcome::Done { signature: Some(signature) } = outcome else { continue };
@@ -86,7 +86,7 @@ impl<'m> Placer<'m> {
             }
         }
         let in_place: Vec<&[u8]> = self.in_place.iter().map(RelPath::as_bytes).collect();
-        if let Err(e) = sync::changed(self.mount, &dirs, &in_place, self.displaced) {
+        if let Err(e) = sync::changed(self.mount, &dirs.changed, &in_place, self.displaced) {
             for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_done()) {
                 *outcome = Outcome::Failed { reason: e.reason(), no_space: e.is_no_space() };
             }
@@ -432,14 +432,25 @@ impl<'m> Placer<'m> {
         }
     }
 
-    /// The signature of what was just placed, if it is still there.
+    /// The signature of what was just placed, if it is still there, once nothing is left to set.
     fn confirm(&self, dir: &OwnedFd, name: &[u8], item: &Item) -> Outcome {
-        let clock = self.mount.clock();
-        match Look::at(dir, name) {
-            Ok(Some(look)) if item.is(&look) => {
-                Outcome::Done { signature: Some(look.signature(clock)) }
+        let confirmed = || -> Result<Option<Signature>, Refused> {
+            let clock = self.mount.clock();
+            let Some(look) = Look::at(dir, name)?.filter(|look| item.is(look)) else {
+                return Ok(None);
+            };
+            let Some(meta) = &item.afterwards else { return Ok(Some(look.signature(clock))) };
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = OPEN.run(|| openat(dir, name, flags, Mode::empty()))?;
+            if !item.is(&Look::of(&fd)?) {
+                return Ok(None);
             }
-            Ok(_) => Outcome::Changed,
+            metadata::set(fd.as_fd(), meta, true, self.mount.privileged)?;
+            Ok(Some(Look::of(&fd)?.signature(clock)))
+        };
+        match confirmed() {
+            Ok(Some(signature)) => Outcome::Done { signature: Some(signature) },
+            Ok(None) => Outcome::Changed,
             Err(e) => e.into(),
         }
     }

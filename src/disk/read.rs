@@ -146,6 +146,9 @@ fn settled(before: &Look, after: &Look, clock: Clock, may_grow: bool) -> Option<
     (may_grow && after.size > before.size).then_some(Signature { racy: true, ..was })
 }
 
+/// The id of a content, with its bytes if they are few.
+type Hashed = (ContentId, Option<Arc<[u8]>>);
+
 /// Hashes the `before.size` bytes of the file, and keeps them if there are few. Nothing, if it is
 /// seen to change.
 fn hash_file(
@@ -153,7 +156,7 @@ fn hash_file(
     file: &OwnedFd,
     before: &Look,
     may_grow: bool,
-) -> Result<Option<(ContentId, Option<Arc<[u8]>>)>, Refused> {
+) -> Result<Option<Hashed>, Refused> {
     let mut hasher = blake3::Hasher::new();
     let mut done: u64 = 0;
     let small = before.size <= INLINE_BYTES_MAX;

@@ -114,3 +114,29 @@ impl Drop for Parents<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "does I/O")]
+mod tests {
+    use super::super::MountOptions;
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_moved_away_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["stays", "goes"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let options = MountOptions { create: true, privileged: false };
+        let mount = Mount::open(dir.path(), options).unwrap();
+        let mut parents = Parents::new(&mount);
+        for name in [&b"stays"[..], b"goes"] {
+            let parent = parents.get(name).unwrap();
+            parents.touch(&parent).unwrap();
+        }
+        std::fs::rename(dir.path().join("goes"), dir.path().join("gone")).unwrap();
+        let settled = parents.settle();
+        assert_eq!(vec![Box::from(&b"stays"[..])], settled.changed);
+        assert_eq!(vec![Box::from(&b"goes"[..])], settled.moved);
+    }
+}

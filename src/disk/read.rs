@@ -90,18 +90,16 @@ fn look(mount: &Mount, request: &ReadRequest<'_>) -> Result<Found, DiskError> {
 /// shows in the next look.
 fn read_unopened(mount: &Mount, fd: &OwnedFd, look: &Look) -> Result<Found, DiskError> {
     let clock = mount.clock();
-    let kind = if look.is_dir() {
-        Kind::Dir
+    let (look, kind, mtime) = if look.is_dir() {
+        // A time that our own changes gave it is not its time.
+        let (look, held) = mount.dir_times.look(look.inode, || Look::of(fd));
+        (look?, Kind::Dir, held)
     } else {
         let target = READ_LINK.run(|| readlinkat(fd, b"".as_slice(), Vec::new()))?;
-        Kind::Symlink { target: target.into_bytes().into() }
+        (*look, Kind::Symlink { target: target.into_bytes().into() }, None)
     };
-    let mut meta = metadata::read(fd.as_fd(), look, mount.privileged)?;
-    if look.is_dir()
-        && let Some(mtime) = mount.dir_times.held(look.inode)
-    {
-        meta.mtime = mtime;
-    }
+    let mut meta = metadata::read(fd.as_fd(), &look, mount.privileged)?;
+    meta.mtime = mtime.unwrap_or(meta.mtime);
     let signature = look.signature(clock);
     Ok(Found::Entry { entry: Entry { kind, meta }, signature, content: None })
 }

@@ -58,9 +58,10 @@ impl DirTimes {
         }
     }
 
-    /// The time that a held directory will have again.
-    pub(crate) fn held(&self, inode: u64) -> Option<Mtime> {
-        self.lock().get(&inode).map(|held| held.mtime)
+    /// Looks at the directory `inode`, with the time that it will have again if it is held.
+    pub(crate) fn look<T>(&self, inode: u64, look: impl FnOnce() -> T) -> (T, Option<Mtime>) {
+        let all = self.lock();
+        (look(), all.get(&inode).map(|held| held.mtime))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held>> {

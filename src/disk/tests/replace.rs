@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::fs::OpenOptions;
-use std::io::Write;
 
 use super::*;
 
@@ -205,45 +204,42 @@ fn a_reader_never_sees_a_gap() {
 #[test]
 fn edits_that_race_with_replacing_are_never_lost() {
     let f = fixture();
-    f.write("a", b"0");
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    // Each edit appends its own line, or replaces the file by one that has it: every line must
-    // be found at the path when it is replaced, or in the files handed back.
-    std::thread::scope(|scope| {
-        let editor = scope.spawn(|| {
-            let mut edits = 0u32;
-            while !stop.load(ORDER) {
-                let temp = f.path("tmp");
-                std::fs::write(&temp, format!("edit {edits}")).unwrap();
-                std::fs::rename(&temp, f.path("a")).unwrap();
-                edits += 1;
+    for round in 0..40 {
+        f.write("a", b"0");
+        let edit = |i: u32| format!("edit {round} {i}").into_bytes();
+        let edits = 30;
+        let mut seen = Vec::new();
+        std::thread::scope(|scope| {
+            let editor = scope.spawn(|| {
+                for i in 0..edits {
+                    std::fs::write(f.path("tmp"), edit(i)).unwrap();
+                    std::fs::rename(f.path("tmp"), f.path("a")).unwrap();
+                }
+            });
+            while !editor.is_finished() {
+                let Found::Entry { entry, signature, .. } = f.look("a") else { continue };
+                let content = entry.content().unwrap().0;
+                let put = put_file(b"a", format!("theirs {}", seen.len()).as_bytes());
+                let expected = Some((entry, signature));
+                match f.apply(ApplyRequest { expected, ..put }) {
+                    Outcome::Done { .. } => seen.push(content),
+                    Outcome::Changed | Outcome::Busy => {}
+                    other => panic!("{other:?}"),
+                }
             }
-            edits
         });
-        for i in 0..300 {
-            let path = rel("a");
-            let look = ReadRequest { path: &path, known: None, even_if_open: false };
-            let Found::Entry { entry, signature, .. } = read(&f.mount, &look) else { continue };
-            let put = put_file(b"a", format!("theirs {i}").as_bytes());
-            let expected = Some((entry, signature));
-            let outcome = f.apply(ApplyRequest { expected, ..put });
-            assert!(
-                done(&outcome) || outcome == Outcome::Changed || outcome == Outcome::Busy,
-                "{outcome:?}"
-            );
+        // The last edit is at the path, or was replaced knowingly, or is handed out.
+        let last = ContentId::of(&edit(edits - 1));
+        let here = ContentId::of(&std::fs::read(f.path("a")).unwrap());
+        let mut known = here == last || seen.contains(&last);
+        for late in f.look_again() {
+            let bytes = std::fs::read(&late.file).unwrap();
+            known |= ContentId::of(&bytes) == last;
+            // Never an item of ours that nobody saw.
+            assert!(bytes.starts_with(b"edit"), "{}", String::from_utf8_lossy(&bytes));
+            std::fs::remove_file(late.file).unwrap();
         }
-        stop.store(true, ORDER);
-        let edits = editor.join().unwrap();
-        assert!(edits > 0);
-    });
-    let mut last = OpenOptions::new().append(true).open(f.path("a")).unwrap();
-    last.write_all(b"!").unwrap();
-    // What was not expected is handed out, never an item of ours.
-    for late in f.look_again() {
-        let bytes = std::fs::read(&late.file).unwrap();
-        assert!(bytes.starts_with(b"edit"), "{}", String::from_utf8_lossy(&bytes));
-        std::fs::remove_file(late.file).unwrap();
+        assert!(known, "round {round}");
+        assert!(f.own("displaced").is_empty() && f.own("stage").is_empty());
     }
-    assert!(f.own("displaced").is_empty());
-    assert!(f.own("stage").is_empty());
 }

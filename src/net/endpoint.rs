@@ -8,6 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
     ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
@@ -46,6 +47,11 @@ const IDLE_TIMEOUT_MS: u32 = 8000;
 
 /// First guess of the round trip: a lost first packet is sent again after three of them.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Bytes sent before the first acknowledgement. QUIC's own 14 KiB are less than two of the largest
+/// packets: while one is tried nothing else is sent, and of a connection that is closed then the
+/// peer would not hear (quinn lets the congestion window hold back a close).
+const INITIAL_CONGESTION_WINDOW: u64 = 128 << 10;
 
 /// Largest packet that is tried: a jumbo frame.
 const MTU_MAX: u16 = 8952;
@@ -119,6 +125,8 @@ pub(super) fn transport(offload: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_CONGESTION_WINDOW);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -126,6 +134,7 @@ pub(super) fn transport(offload: bool) -> TransportConfig {
         .receive_window(VarInt::from_u32(FIRST_WINDOW))
         .send_window(LINK_WINDOW)
         .send_fairness(false)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(None)
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))

@@ -295,7 +295,9 @@ mod tests {
         let (lane, mut outlet) = LaneSender::new();
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
-        lane.on_capacity(move || drop(counted.fetch_add(1, Ordering::Relaxed)));
+        lane.on_capacity(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
         for _ in 0..LANE_QUEUE {
             lane.try_send(announce(1)).unwrap();
         }

@@ -290,6 +290,11 @@ impl Net {
         Ok(id)
     }
 
+    #[cfg(test)]
+    pub(super) fn endpoint(&self) -> Option<quinn::Endpoint> {
+        self.shared.port.borrow().as_ref().map(|port| port.endpoint.clone())
+    }
+
     /// Stops: links are closed, their `Down`s delivered, peers told. Returns after three seconds
     /// at the latest.
     pub async fn shutdown(&self) {

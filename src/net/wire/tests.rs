@@ -230,7 +230,8 @@ fn content_that_is_not_as_long_as_its_record_says_is_refused() {
     let record = Record { path, entry: Some(Entry { kind, meta }), version };
     let announce = |content: &[u8]| {
         let content = Some(Arc::from(content));
-        let announced = Announced { sequence: Sequence(1), record: record.clone(), after: None, content };
+        let announced =
+            Announced { sequence: Sequence(1), record: record.clone(), after: None, content };
         Announce { records: vec![announced], progress: Sequence(1) }.encode()
     };
     assert!(Announce::decode(&announce(b"abc")).is_ok());

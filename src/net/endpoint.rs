@@ -49,8 +49,8 @@ const IDLE_TIMEOUT_MS: u32 = 8000;
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// Bytes sent before the first acknowledgement. QUIC's own 14 KiB are less than two of the largest
-/// packets: while one is tried nothing else is sent, and of a connection that is closed then the
-/// peer would not hear (quinn lets the congestion window hold back a close).
+/// packets: while one is tried nothing else is sent, not even a close (quinn lets the congestion
+/// window hold that back).
 const INITIAL_CONGESTION_WINDOW: u64 = 128 << 10;
 
 /// Largest packet that is tried: a jumbo frame.
@@ -218,26 +218,34 @@ enum End {
     Failed,
 }
 
-/// Serves `port` until the node stops; opens another one in its place whenever it fails.
-pub(super) async fn supervise(shared: Arc<Shared>, mut port: Port, listen: SocketAddr) {
+/// Serves `port` until the node stops; opens another one in its place whenever it fails. Gives back
+/// the last one, on which the links still have to say farewell.
+pub(super) async fn supervise(
+    shared: &Arc<Shared>,
+    mut port: Port,
+    listen: SocketAddr,
+) -> Option<Port> {
     let mut offload = true;
     loop {
-        match serve(&shared, &mut port, offload).await {
-            End::Stopped => break,
+        match serve(shared, &mut port, offload).await {
+            End::Stopped => return Some(port),
             End::Failed => error!(%listen, "the UDP endpoint failed and is opened again"),
         }
         // Segmentation offload that a network card only pretends to have is a known cause.
         offload = false;
         shared.port.send_replace(None);
         drop(port);
-        port = match reopen(&shared, listen).await {
+        port = match reopen(shared, listen).await {
             Some(port) => port,
-            None => return,
+            None => return None,
         };
         info!(%listen, "opened the UDP endpoint again");
         shared.port.send_replace(Some(port.clone()));
     }
-    shared.port.send_replace(None);
+}
+
+/// Closes an endpoint when the links over it have ended.
+pub(super) async fn shut(port: Port) {
     port.endpoint.close(close::SHUTDOWN, b"");
     drop(tokio::time::timeout(DRAIN_TIMEOUT, port.endpoint.wait_idle()).await);
 }
@@ -255,7 +263,7 @@ async fn reopen(shared: &Shared, listen: SocketAddr) -> Option<Port> {
             Ok(port) => return Some(port),
             // The old socket is closed only when the last link over it has noticed.
             Err(error) => {
-                warn!(%listen, error = &error as &dyn std::error::Error, "cannot open the UDP endpoint")
+                warn!(%listen, error = &error as &dyn std::error::Error, "cannot open the UDP endpoint");
             }
         }
         delay = (delay * 2).min(REBUILD_DELAY_MAX);
@@ -311,7 +319,7 @@ async fn renew(shared: &Shared, port: &mut Port, offload: bool) {
             info!("renewed the node's certificate");
         }
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "cannot renew the certificate")
+            warn!(error = &error as &dyn std::error::Error, "cannot renew the certificate");
         }
     }
 }

@@ -261,7 +261,7 @@ mod tests {
         let announced = |n: usize| Announced {
             sequence: Sequence(n as u64 + 1),
             record: Record {
-                path: RelPath::parse(&vec![b"abcdefgh"[n % 8]; 200]).unwrap(),
+                path: RelPath::parse(&[b"abcdefgh"[n % 8]; 200]).unwrap(),
                 entry: None,
                 version: Version::edit(Stamp { counter: 1, node: NodeId(1) }, None),
             },

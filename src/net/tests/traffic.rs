@@ -42,13 +42,11 @@ async fn three_nodes_are_linked_and_talk_both_ways() {
         let receiver = receiver.unwrap();
         let (mut control, mut announce) = (None, None);
         while control.is_none() || announce.is_none() {
-            receiver
-                .wait(|event| match event {
-                    NetEvent::Control { message, .. } => Some(control = Some(message)),
-                    NetEvent::Announce { announce: records, .. } => Some(announce = Some(records)),
-                    _ => None,
-                })
-                .await;
+            match receiver.wait(Some).await {
+                NetEvent::Control { message, .. } => control = Some(message),
+                NetEvent::Announce { announce: records, .. } => announce = Some(records),
+                _ => {}
+            }
         }
         assert_eq!((Some(message(n)), Some(urgent)), (control, announce));
     }
@@ -109,6 +107,21 @@ async fn a_stuck_backlog_delays_neither_control_nor_urgent_lanes_nor_fetches() {
         assert_eq!(backlog, b.announce().await.2);
     }
     tokio::time::timeout(PATIENCE, rooms.recv()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_stops_in_the_middle_of_bulk_says_so() {
+    let mut a = Node::first("a").await;
+    let mut b = a.invite_and_start("b").await;
+    let (ab, _ba) = linked(&mut a, &mut b).await;
+    let bulk = announce_of((1..=32).map(|n| announced(n, 60 << 10)).collect(), 32);
+    for mount in 0..8 {
+        let lane = ab.lane(&format!("m{mount}"), Lane::Normal);
+        while lane.try_send(bulk.clone()).is_ok() {}
+    }
+    b.announce().await;
+    a.net.shutdown().await;
+    assert_eq!("the peer stops", b.down(a.id).await);
 }
 
 async fn fetch(

@@ -67,6 +67,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
         ("[a-z/]{1,9}", any::<u64>(), cursors()).prop_map(|(mount, incarnation, lanes)| {
             ControlMessage::Ack(Ack { mount, incarnation: Incarnation(incarnation), lanes })
         }),
+        any::<u32>().prop_map(ControlMessage::Bye),
     ]
 }
 

@@ -38,6 +38,9 @@ const REDIAL_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long the node with the larger id is without a link before it knocks.
 const KNOCK_DELAY: Duration = Duration::from_secs(1);
 
+/// A link that lasted this long was a good one: after it, dialling starts with the short pause.
+const STABLE: Duration = Duration::from_secs(5);
+
 /// A knock this soon after a link came up was sent before its sender knew of the link.
 const KNOCK_GRACE: Duration = Duration::from_millis(500);
 
@@ -142,6 +145,7 @@ impl Task {
         let (leave, left) = oneshot::channel();
         let mut link = pin!(link::run(&shared, self.peer, connection.clone(), left));
         let mut held = Held::Ended;
+        let mut knocked = false;
         let ended = loop {
             tokio::select! {
                 ended = &mut link => break ended,
@@ -164,18 +168,21 @@ impl Task {
                     Some(Arrival::Knock(from)) if since.elapsed() > KNOCK_GRACE => {
                         debug!(peer = %self.peer, "closed a link that the peer does not know of");
                         self.knocked_from = Some(from);
+                        knocked = true;
                         close::close(&connection, close::REPLACED, "");
                     }
                     Some(Arrival::Knock(_)) => {}
                 },
             }
         };
-        if ended.was_up {
-            self.redial = REDIAL_DELAY;
-        } else if matches!(held, Held::Ended) {
+        if !ended.was_up && matches!(held, Held::Ended) {
             self.shared.link_failed(self.peer, &ended.reason);
+        }
+        if knocked || (ended.was_up && since.elapsed() > STABLE) {
+            self.redial = REDIAL_DELAY;
+        } else if matches!(held, Held::Ended) && self.shared.id < self.peer {
             // Refused, or worse: not at once again.
-            if self.shared.id < self.peer && self.pause().await.is_none() {
+            if self.pause().await.is_none() {
                 return Held::Stopped;
             }
         }
@@ -240,8 +247,8 @@ async fn connect(port: &Port, peer: NodeId, address: SocketAddr) -> Result<Conne
     }
 }
 
-/// Where the peer may be, each address once: `first`, then what the member list says, then where
-/// it was last linked.
+/// Where the peer may be, each address once: `first`, then where it was last linked, then what the
+/// member list says.
 async fn addresses(
     shared: &Shared,
     port: &Port,
@@ -250,7 +257,7 @@ async fn addresses(
 ) -> Vec<SocketAddr> {
     let reaches_v6 = port.endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
     let named = shared.roster.members().member(peer).map(|m| m.addresses.clone());
-    let mut found: Vec<SocketAddr> = first.into_iter().collect();
+    let mut found: Vec<SocketAddr> = first.into_iter().chain(shared.last_address(peer)).collect();
     for name in named.unwrap_or_default() {
         // Each time anew: names move.
         let resolved = timeout(DIAL_TIMEOUT, tokio::net::lookup_host(&name)).await;
@@ -260,7 +267,6 @@ async fn addresses(
             Err(_) => shared.link_failed(peer, &format!("{name}: cannot resolve in time")),
         }
     }
-    found.extend(shared.last_address(peer));
     let mut unique: Vec<SocketAddr> = Vec::new();
     for address in found {
         if !unique.contains(&address) && (reaches_v6 || address.is_ipv4()) {

@@ -271,3 +271,43 @@ fn the_longest_member_list_fits_into_a_message() {
     let message = ControlMessage::Members(members);
     assert_eq!(ControlMessage::decode(&message.encode()).unwrap(), Some(message));
 }
+
+#[track_caller]
+fn check_bytes(expected: &str, message: &[u8]) {
+    assert_eq!(expected, data_encoding::HEXLOWER.encode(message));
+}
+
+/// What `docs/protocol.md` says, and other releases rely on.
+#[test]
+fn messages_have_the_documented_bytes() {
+    let hello = Hello {
+        protocol_min: 1,
+        protocol_max: 2,
+        features: 0,
+        name: "a".to_owned(),
+        release: "0".to_owned(),
+    };
+    check_bytes("0a0a080110022201612a0130", &ControlMessage::Hello(hello).encode());
+    let lanes = vec![(Lane::Normal, Sequence(5))];
+    let ack = Ack { mount: "v".to_owned(), incarnation: Incarnation(1), lanes };
+    check_bytes("2a120a01761101000000000000001a0408021005", &ControlMessage::Ack(ack).encode());
+    check_bytes("32020801", &ControlMessage::Bye(1).encode());
+    let head = LaneHead { mount: "var".to_owned(), lane: Lane::Forward };
+    check_bytes("0a070a037661721004", &head.encode());
+    check_bytes("1007", &Announce { records: Vec::new(), progress: Sequence(7) }.encode());
+    let request = FetchRequest {
+        mount: "v".to_owned(),
+        path: RelPath::parse(b"a").unwrap(),
+        content: ContentId([0x11; 32]),
+        size: 9,
+        offset: 3,
+        lane: Lane::Release,
+    };
+    let fetch = format!("0a2e0a01761201611a20{}200928033001", "11".repeat(32));
+    check_bytes(&fetch, &Request::Fetch(request).encode());
+    check_bytes("08011003", &FetchReply { found: true, offset: 3 }.encode());
+    let reply = RpcReply { error: None, body: vec![1], more: true };
+    check_bytes("1201011801", &reply.encode());
+    let refused = EnrolReply::Refused(Refusal::Used, "x".to_owned());
+    check_bytes("12050803120178", &refused.encode());
+}

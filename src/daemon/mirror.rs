@@ -295,6 +295,7 @@ impl Actor {
         &mut self,
         outcomes: Vec<(RelPath, disk::Outcome)>,
     ) -> Result<(), IndexError> {
+        self.applying -= outcomes.len();
         for (path, outcome) in outcomes {
             self.index.unjournal(&path)?;
             let outcome = match outcome {
@@ -357,6 +358,7 @@ impl Actor {
         self.index.commit()?;
         self.turn.live_dirs.clear();
         let requests = std::mem::take(&mut self.turn.requests);
+        self.applying += requests.len();
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
             let group = requests.by_ref().take(limits::APPLY_GROUP_MAX).collect();

@@ -38,7 +38,7 @@ impl net::Handler for Handler {
                     ControlMessage::MountHello(hello) => &hello.mount,
                     ControlMessage::State(state) => &state.mount,
                     ControlMessage::Ack(ack) => &ack.mount,
-                    ControlMessage::Hello(_) | ControlMessage::Members(_) => return,
+                    _ => return,
                 };
                 match self.0.actor(mount) {
                     Some(actor) => actor.inbox.push(Event::Control { peer, message }),

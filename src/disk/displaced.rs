@@ -69,7 +69,7 @@ struct Label {
     fate: Fate,
     secs: u64,
     unique: u64,
-    /// The inode staged to replace it. If this is what lies here, it was never visible.
+    /// The mark of what was staged to replace it. If this is what lies here, it is not needed.
     staged: u64,
     inode: u64,
     size: u64,
@@ -80,7 +80,7 @@ impl<'m> Slot<'m> {
     pub(crate) fn new(
         mount: &'m Mount,
         fate: Fate,
-        staged: u64,
+        staged: Option<&Look>,
         expected: &Signature,
         path: &RelPath,
     ) -> Result<Self, Refused> {
@@ -88,7 +88,7 @@ impl<'m> Slot<'m> {
             fate,
             secs: mount.clock().unix_seconds(),
             unique: mount.unique(),
-            staged,
+            staged: staged.map_or(0, version_mark),
             inode: expected.inode,
             size: expected.size,
             mtime: expected.mtime,
@@ -174,7 +174,8 @@ fn judge(
     if look.is_dir() {
         return spill(mount, name, &path).map(|()| None);
     }
-    if look.inode != label.staged {
+    let ours = version_mark(&look) == label.staged;
+    if !ours {
         if look.file_type() == Type::File && has_writer(dir, name) {
             return Ok(None);
         }
@@ -182,7 +183,7 @@ fn judge(
             return Ok(Some(LateWrite { path, file: file_path(mount, name) }));
         }
     }
-    if label.fate == Fate::Trash && look.inode != label.staged {
+    if label.fate == Fate::Trash && !ours {
         trash::put(mount, dir, name, &path, label.secs)?;
     } else {
         stage::remove_any(dir, name)?;
@@ -224,11 +225,24 @@ fn spill(mount: &Mount, name: &[u8], path: &RelPath) -> Result<(), Refused> {
             links: 0,
             racy: true,
         };
-        let slot = Slot::new(mount, Fate::Keep, 0, &nothing, &path)?;
+        let slot = Slot::new(mount, Fate::Keep, None, &nothing, &path)?;
         let flags = RenameFlags::NOREPLACE;
         SPILL.run(|| renameat_with(&from, &*child, dir, &*slot.name, flags))?;
     }
     UNLINK.run(|| unlinkat(dir, name, AtFlags::REMOVEDIR))
+}
+
+/// Tells one version of one inode from every other: an inode number alone does not, since the
+/// number of a file that was replaced is given to the next new one.
+fn version_mark(look: &Look) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for number in [look.inode, look.size, look.mtime.secs.cast_unsigned()] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(&look.mtime.nanos.to_le_bytes());
+    let mut mark = [0; 8];
+    hasher.finalize_xof().fill(&mut mark);
+    u64::from_le_bytes(mark)
 }
 
 fn file_path(mount: &Mount, name: &[u8]) -> PathBuf {

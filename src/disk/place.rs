@@ -162,7 +162,7 @@ impl<'m> Placer<'m> {
         let (parent, name) = self.parent(&request.path).map_err(discard)?;
         self.check(&parent, name, request, expected).map_err(discard)?;
         let fate = fate(&request.displaced);
-        let slot = Slot::new(mount, fate, item.look.inode, &expected.1, &request.path)
+        let slot = Slot::new(mount, fate, Some(&item.look), &expected.1, &request.path)
             .map_err(|e| discard(e.into()))?;
         self.touch(&parent).map_err(discard)?;
         let flags = RenameFlags::NOREPLACE;
@@ -209,7 +209,7 @@ impl<'m> Placer<'m> {
         }
         let mount = self.mount;
         let fate = fate(&request.displaced);
-        let slot = Slot::new(mount, fate, 0, &expected.1, &request.path)?;
+        let slot = Slot::new(mount, fate, None, &expected.1, &request.path)?;
         let flags = RenameFlags::NOREPLACE;
         match DISPLACE.run(|| renameat_with(&parent.fd, name, &mount.displaced, &*slot.name, flags))
         {

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use super::*;
 use crate::disk::displaced::{Fate, Slot};
+use crate::disk::look::Look;
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -79,15 +80,15 @@ fn an_exchange_that_a_crash_cut_short_loses_nothing() {
     f.write("mine", b"staged");
     f.write("theirs", b"an edit nobody saw");
     let (_, expected) = f.entry("mine");
-    let staged = inode(&f.path("mine"));
-    let slot = Slot::new(&f.mount, Fate::Drop, staged, &expected, &rel("a")).unwrap();
+    let staged = Look::at(&f.mount.root, b"mine").unwrap().unwrap();
+    let slot = Slot::new(&f.mount, Fate::Drop, Some(&staged), &expected, &rel("a")).unwrap();
     let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
     std::fs::rename(f.path("mine"), at).unwrap();
     drop(slot);
     assert!(f.look_again().is_empty());
     assert!(f.own("displaced").is_empty());
     // As after a crash before it was put back: it is not what was expected.
-    let slot = Slot::new(&f.mount, Fate::Drop, staged, &expected, &rel("a")).unwrap();
+    let slot = Slot::new(&f.mount, Fate::Drop, Some(&staged), &expected, &rel("a")).unwrap();
     let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
     std::fs::rename(f.path("theirs"), at).unwrap();
     assert!(f.look_again().is_empty(), "not while a thread works on it");
@@ -97,11 +98,27 @@ fn an_exchange_that_a_crash_cut_short_loses_nothing() {
 }
 
 #[test]
+fn an_inode_number_given_to_the_next_file_does_not_hide_an_edit() {
+    let f = fixture();
+    f.write("a", b"staged");
+    let (_, expected) = f.entry("a");
+    let staged = Look::at(&f.mount.root, b"a").unwrap().unwrap();
+    // The same inode number, another file: writing in place stands for its second use.
+    f.write("a", b"edited");
+    let expected = Signature { inode: 0, ..expected };
+    let slot = Slot::new(&f.mount, Fate::Drop, Some(&staged), &expected, &rel("a")).unwrap();
+    let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
+    std::fs::rename(f.path("a"), at).unwrap();
+    drop(slot);
+    assert_eq!(1, f.look_again().len());
+}
+
+#[test]
 fn a_displaced_directory_that_was_filled_gives_its_files_back() {
     let f = fixture();
     f.write("d/sub/file", b"x");
     let nothing = f.entry("d").1;
-    let slot = Slot::new(&f.mount, Fate::Drop, 0, &nothing, &rel("d")).unwrap();
+    let slot = Slot::new(&f.mount, Fate::Drop, None, &nothing, &rel("d")).unwrap();
     let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
     std::fs::rename(f.path("d"), at).unwrap();
     drop(slot);

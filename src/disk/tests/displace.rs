@@ -65,7 +65,7 @@ fn the_second_look_works_after_a_restart() {
     let Fixture { dir, mount } = f;
     drop(mount);
     let options = MountOptions { privileged: is_root(), create: false };
-    let f = Fixture { mount: Mount::open(dir.path(), options).unwrap(), dir };
+    let f = Fixture { mount: Mount::open(dir.path(), options).unwrap().into(), dir };
     let late = f.look_again();
     assert_eq!(path, late[0].path);
     std::fs::remove_file(&late[0].file).unwrap();

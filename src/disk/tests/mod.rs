@@ -23,7 +23,7 @@ use crate::model::{ContentId, Entry, Found, Kind, Meta, Mtime, RelPath, Signatur
 /// A mount in a temporary directory.
 struct Fixture {
     dir: tempfile::TempDir,
-    mount: Mount,
+    mount: std::sync::Arc<Mount>,
 }
 
 fn is_root() -> bool {
@@ -37,7 +37,7 @@ fn rel(path: impl AsRef<[u8]>) -> RelPath {
 fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let options = MountOptions { privileged: is_root(), create: true };
-    let mount = Mount::open(dir.path(), options).unwrap();
+    let mount = std::sync::Arc::new(Mount::open(dir.path(), options).unwrap());
     Fixture { dir, mount }
 }
 

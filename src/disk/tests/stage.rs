@@ -17,7 +17,7 @@ fn a_part_is_resumed_and_verified() {
     let Fixture { dir, mount } = f;
     drop(mount);
     let mount = Mount::open(dir.path(), MountOptions::default()).unwrap();
-    let f = Fixture { dir, mount };
+    let f = Fixture { dir, mount: mount.into() };
     let mut staged = Staged::open(&f.mount, content, size).unwrap();
     assert_eq!(123_456, staged.offset());
     staged.write(&bytes[123_456..]).unwrap();

@@ -7,6 +7,7 @@
 mod cases;
 mod cluster;
 mod cluster_life;
+mod commands;
 mod mirror;
 mod tidy;
 mod tree;

@@ -166,7 +166,7 @@ impl Actor {
         let lag = self.lag(id, head, LAG_MAX)?;
         let oldest = self.oldest_missing(id)?;
         let fingerprint = state.map(|state| Fingerprint::from_bytes(&state.fingerprint));
-        let comparable = peer.is_some_and(|p| p.refused.is_none() && !p.paused)
+        let comparable = peer.is_some_and(|p| p.refused.is_none())
             && state.is_some_and(|state| state.halted.is_empty());
         Ok(PeerStatus {
             name: name.cloned().unwrap_or_else(|| id.to_string()),

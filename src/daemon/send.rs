@@ -40,7 +40,6 @@ pub(super) struct Peer {
     pub state: Option<MountState>,
     /// Why nothing is exchanged with it.
     pub refused: Option<String>,
-    pub paused: bool,
     state_told_ms: u64,
     state_told: Option<MountState>,
 }
@@ -77,7 +76,6 @@ impl Actor {
             told: Vec::new(),
             state: None,
             refused: None,
-            paused: false,
             state_told_ms: 0,
             state_told: None,
         };
@@ -118,7 +116,6 @@ impl Actor {
     fn greeted(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
         let ours = (self.place.policy.hash(), self.index.incarnation());
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        peer.paused = hello.paused;
         if hello.policy != ours.0 {
             let reason = "its rules (preset, ignore, rule) differ from ours";
             tracing::error!(mount = self.place.name, peer = %id, reason, "nothing is exchanged");
@@ -366,6 +363,16 @@ impl Actor {
         peer.state_told.as_ref() != Some(&self.state())
     }
 
+    /// Why this mount takes no part for now; empty if it does. A pause is told as it begins and
+    /// ends, for a fingerprint that stands still proves nothing.
+    fn stopped_because(&self) -> String {
+        match &self.halted {
+            Some(reason) => reason.clone(),
+            None if self.paused => "paused".to_owned(),
+            None => String::new(),
+        }
+    }
+
     fn state(&self) -> MountState {
         let totals = self.index.totals();
         let (dirty, wants) = self.engine.pending();
@@ -379,7 +386,7 @@ impl Actor {
             pending: (dirty + wants) as u64,
             problems: self.engine.problem_count() as u64,
             links: self.peers.keys().copied().collect(),
-            halted: self.halted.clone().unwrap_or_default(),
+            halted: self.stopped_because(),
         }
     }
 }

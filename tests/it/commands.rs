@@ -131,7 +131,12 @@ fn a_pause_outlasts_a_restart() {
     let mut cluster = Cluster::start(&setup(2));
     write(&cluster, 1, "before", "x");
     cluster.wait_equal(SOON);
+    cluster.wait_in_sync(SOON);
     cluster.node(2).done(&["pause", MOUNT]);
+    cluster.wait_until(SOON, "word of the pause", |cluster| {
+        let status = cluster.node(1).status()?;
+        if status["in_sync"] == false { Ok(()) } else { Err(status.to_string()) }
+    });
     cluster.node_mut(2).stop();
     write(&cluster, 1, "meanwhile", "x");
     write(&cluster, 2, "meanwhile-there", "x");

@@ -25,7 +25,7 @@ use crate::disk::{self, MarkerId, Mount};
 use crate::engine::clock::Now;
 use crate::engine::{Engine, Hint, HintKind, Input, Policy};
 use crate::index::{Index, IndexError};
-use crate::model::{ContentId, Found, Lane, NodeId, RelPath, Sequence};
+use crate::model::{ContentId, Found, Lane, NodeId, RelPath, Sequence, limits};
 use crate::net::{Announce, Announced, ControlMessage, LinkHandle};
 
 /// Something that happened.
@@ -125,6 +125,8 @@ pub(super) struct Actor {
     pub full_scans: u64,
     pub missed_events: u64,
     pub turn: Turn,
+    /// Applies that are handed out.
+    pub applying: usize,
     pub started: Instant,
     pub next_scan_ms: u64,
     pub tidied_ms: u64,
@@ -140,11 +142,17 @@ impl Actor {
         self.start()?;
         while !self.stopping {
             let wait = self.wait();
-            let batch = self.inbox.take(wait, !self.engine.is_full());
+            let batch = self.inbox.take(wait, self.has_room());
             self.take_turn(batch)?;
         }
         self.index.commit()?;
         self.index.sync()
+    }
+
+    /// Whether more records can be taken in. While many are being applied, those after them wait
+    /// where they are: at their sender.
+    fn has_room(&self) -> bool {
+        !self.engine.is_full() && self.applying < limits::APPLY_GROUP_MAX
     }
 
     fn start(&mut self) -> Result<(), IndexError> {

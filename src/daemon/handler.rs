@@ -7,7 +7,7 @@ use super::Shared;
 use super::actor::{Bulk, Event};
 use super::verify;
 use crate::disk;
-use crate::model::NodeId;
+use crate::model::{Lane, NodeId};
 use crate::net::{self, ControlMessage, FetchRequest, NetEvent};
 
 /// Hands events to the control threads of the mounts.
@@ -38,7 +38,7 @@ impl net::Handler for Handler {
                     ControlMessage::MountHello(hello) => &hello.mount,
                     ControlMessage::State(state) => &state.mount,
                     ControlMessage::Ack(ack) => &ack.mount,
-                    ControlMessage::Hello(_) | ControlMessage::Members(_) => return,
+                    _ => return,
                 };
                 match self.0.actor(mount) {
                     Some(actor) => actor.inbox.push(Event::Control { peer, message }),
@@ -47,7 +47,8 @@ impl net::Handler for Handler {
             }
             NetEvent::Announce { peer, mount, lane, announce } => {
                 if let Some(actor) = self.0.actor(&mount) {
-                    actor.inbox.push_bulk(Bulk { peer, lane, announce }).await;
+                    let express = lane == Lane::Urgent;
+                    actor.inbox.push_bulk(Bulk { peer, lane, announce }, express).await;
                 }
             }
             NetEvent::MembersChanged => self.0.members_changed(),

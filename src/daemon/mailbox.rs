@@ -21,11 +21,14 @@ pub(super) struct Mailbox<E, B> {
     queues: Mutex<Queues<E, B>>,
     ready: Condvar,
     room: Arc<Semaphore>,
+    express_room: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct Queues<E, B> {
     events: VecDeque<E>,
+    /// Small and always taken: bulk never delays it.
+    express: VecDeque<B>,
     bulk: VecDeque<B>,
     /// Something without a message of its own happened.
     woken: bool,
@@ -40,11 +43,17 @@ pub(super) struct Batch<E, B> {
 
 impl<E, B> Mailbox<E, B> {
     pub(super) fn new() -> Self {
-        let queues = Queues { events: VecDeque::new(), bulk: VecDeque::new(), woken: false };
+        let queues = Queues {
+            events: VecDeque::new(),
+            express: VecDeque::new(),
+            bulk: VecDeque::new(),
+            woken: false,
+        };
         Self {
             queues: Mutex::new(queues),
             ready: Condvar::new(),
             room: Arc::new(Semaphore::new(BULK_MAX)),
+            express_room: Arc::new(Semaphore::new(BULK_MAX)),
         }
     }
 
@@ -64,38 +73,54 @@ impl<E, B> Mailbox<E, B> {
         self.ready.notify_one();
     }
 
-    /// Puts an announcement behind the others once there is room.
-    pub(super) async fn push_bulk(&self, bulk: B) {
+    /// Puts an announcement behind the others of its kind once there is room.
+    pub(super) async fn push_bulk(&self, bulk: B, express: bool) {
+        let room = if express { &self.express_room } else { &self.room };
         // The semaphore is never closed; if it were, order would still hold.
-        if let Ok(permit) = self.room.acquire().await {
+        if let Ok(permit) = room.acquire().await {
             permit.forget();
         }
-        self.lock().bulk.push_back(bulk);
+        let mut queues = self.lock();
+        let queue = if express { &mut queues.express } else { &mut queues.bulk };
+        queue.push_back(bulk);
+        drop(queues);
         self.ready.notify_one();
     }
 
     /// Takes announcements out that mean nothing any more.
     pub(super) fn drop_bulk(&self, mut useless: impl FnMut(&B) -> bool) {
         let mut queues = self.lock();
-        let before = queues.bulk.len();
+        let before = (queues.express.len(), queues.bulk.len());
+        queues.express.retain(|bulk| !useless(bulk));
         queues.bulk.retain(|bulk| !useless(bulk));
-        self.room.add_permits(before - queues.bulk.len());
+        self.express_room.add_permits(before.0 - queues.express.len());
+        self.room.add_permits(before.1 - queues.bulk.len());
     }
 
     /// Waits until there is something, or for `at_most`, and takes it. Announcements stay while
     /// `with_bulk` is false.
     pub(super) fn take(&self, at_most: Duration, with_bulk: bool) -> Batch<E, B> {
         let nothing = |queues: &mut Queues<E, B>| {
-            queues.events.is_empty() && !queues.woken && !(with_bulk && !queues.bulk.is_empty())
+            queues.events.is_empty()
+                && queues.express.is_empty()
+                && !queues.woken
+                && !(with_bulk && !queues.bulk.is_empty())
         };
         let waited = self.ready.wait_timeout_while(self.lock(), at_most, nothing);
         let (mut queues, _) = waited.unwrap_or_else(PoisonError::into_inner);
         queues.woken = false;
         let count = queues.events.len().min(BATCH_MAX);
         let events = queues.events.drain(..count).collect();
-        let bulk: Vec<_> = if with_bulk { queues.bulk.drain(..).collect() } else { Vec::new() };
+        let mut bulk: Vec<_> = queues.express.drain(..).collect();
+        self.express_room.add_permits(bulk.len());
+        if with_bulk {
+            // One at a time: what it brings is to be handed out before more is taken.
+            if let Some(next) = queues.bulk.pop_front() {
+                bulk.push(next);
+                self.room.add_permits(1);
+            }
+        }
         drop(queues);
-        self.room.add_permits(bulk.len());
         Batch { events, bulk }
     }
 }
@@ -110,15 +135,20 @@ mod tests {
         let mailbox = Mailbox::<u32, u32>::new();
         runtime.block_on(async {
             for n in 0..u32::try_from(BULK_MAX).unwrap() {
-                mailbox.push_bulk(n).await;
+                mailbox.push_bulk(n, false).await;
             }
-            let mut blocked = Box::pin(mailbox.push_bulk(99));
+            let mut blocked = Box::pin(mailbox.push_bulk(99, false));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(1);
             let batch = mailbox.take(Duration::ZERO, false);
             assert_eq!((vec![1], 0), (batch.events, batch.bulk.len()));
-            assert_eq!(BULK_MAX, mailbox.take(Duration::ZERO, true).bulk.len());
+            mailbox.push_bulk(50, true).await;
+            assert_eq!(vec![50], mailbox.take(Duration::ZERO, false).bulk);
+            assert_eq!(vec![0], mailbox.take(Duration::ZERO, true).bulk);
             blocked.await;
+            for n in 1..u32::try_from(BULK_MAX).unwrap() {
+                assert_eq!(vec![n], mailbox.take(Duration::ZERO, true).bulk);
+            }
             assert_eq!(vec![99], mailbox.take(Duration::ZERO, true).bulk);
         });
     }

@@ -123,7 +123,9 @@ impl Actor {
         if !matches!(&record.entry, Some(Entry { kind: Kind::File { .. }, .. })) {
             self.turn.live_dirs.clear();
         }
-        if let (None, Some(signature)) = (from, signature.filter(|s| s.links > 1)) {
+        let is_file = record.entry.as_ref().is_some_and(|entry| entry.content().is_some());
+        let linked = signature.filter(|signature| is_file && signature.links > 1);
+        if let (None, Some(signature)) = (from, linked) {
             self.hint_links(record, signature)?;
         }
         let content = record.entry.as_ref().and_then(Entry::content);
@@ -180,8 +182,8 @@ impl Actor {
         found: &Found,
         row: Option<&Row>,
     ) -> Result<Option<LinkGroup>, IndexError> {
-        let Found::Entry { signature, .. } = found else { return Ok(None) };
-        if signature.links < 2 {
+        let Found::Entry { signature, entry, .. } = found else { return Ok(None) };
+        if signature.links < 2 || entry.content().is_none() {
             return Ok(None);
         }
         let of = |row: &Row| row.record.entry.as_ref().and_then(Entry::group);
@@ -295,13 +297,17 @@ impl Actor {
         &mut self,
         outcomes: Vec<(RelPath, disk::Outcome)>,
     ) -> Result<(), IndexError> {
+        self.applying -= outcomes.len();
         for (path, outcome) in outcomes {
             self.index.unjournal(&path)?;
             let outcome = match outcome {
                 disk::Outcome::Busy => Outcome::Busy,
                 disk::Outcome::Changed => Outcome::Changed,
                 disk::Outcome::ContentMissing => Outcome::ContentMissing,
-                disk::Outcome::Done { signature } => Outcome::Done(signature),
+                disk::Outcome::Done { signature } => {
+                    self.refresh_links(&path, signature)?;
+                    Outcome::Done(signature)
+                }
                 disk::Outcome::Failed { reason, .. } => Outcome::Failed(reason),
                 disk::Outcome::NotEmpty => Outcome::NotEmpty,
                 disk::Outcome::ParentMissing => Outcome::ParentMissing,
@@ -310,6 +316,25 @@ impl Actor {
         }
         if std::mem::take(&mut self.turn.kept) {
             self.shared.import_kept(&self.place.name);
+        }
+        Ok(())
+    }
+
+    /// Another name changes what `stat` says of all names of a file.
+    fn refresh_links(
+        &mut self,
+        path: &RelPath,
+        signature: Option<Signature>,
+    ) -> Result<(), IndexError> {
+        let Some(signature) = signature.filter(|signature| signature.links > 1) else {
+            return Ok(());
+        };
+        self.index.begin()?;
+        for row in self.index.with_inode(signature.inode)? {
+            let is_file = row.record.entry.as_ref().is_some_and(|e| e.content().is_some());
+            if is_file && row.record.path != *path {
+                self.index.refresh(&row.record.path, signature)?;
+            }
         }
         Ok(())
     }
@@ -357,6 +382,7 @@ impl Actor {
         self.index.commit()?;
         self.turn.live_dirs.clear();
         let requests = std::mem::take(&mut self.turn.requests);
+        self.applying += requests.len();
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
             let group = requests.by_ref().take(limits::APPLY_GROUP_MAX).collect();

@@ -138,6 +138,7 @@ fn open(
         full_scans: 0,
         missed_events: 0,
         turn: Turn::default(),
+        applying: 0,
         started: Instant::now(),
         next_scan_ms: 0,
         tidied_ms: 0,

@@ -111,7 +111,7 @@ impl Actor {
                 }
                 Ok(())
             }
-            ControlMessage::Hello(_) | ControlMessage::Members(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 

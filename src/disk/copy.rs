@@ -24,7 +24,7 @@ const BLOCK_BYTES: usize = 4096;
 
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
-/// Writes `bytes` at `offset`; with `holes`, whole blocks of zeros are left out, so that the file
+/// Writes `bytes` at `offset`; with `holes`, blocks of zeros are left out, so that the file
 /// may end before its last byte until [`set_size`].
 pub(crate) fn write_at(
     file: impl AsFd,
@@ -58,10 +58,9 @@ pub(crate) fn punch_zeros(file: impl AsFd, size: u64) -> Result<(), Refused> {
         if n == 0 {
             break;
         }
-        for (start, len, zero) in runs(at, &buffer[..n]) {
+        for (start, len, _) in runs(at, &buffer[..n]).into_iter().filter(|(_, _, zero)| *zero) {
             let punch = || fallocate(file.as_fd(), flags, at + start as u64, len as u64);
             match PUNCH.run(punch) {
-                _ if !zero => {}
                 Err(e) if e.errno() == rustix::io::Errno::OPNOTSUPP => return Ok(()),
                 other => other?,
             }
@@ -161,15 +160,16 @@ fn write_all(file: impl AsFd, offset: u64, mut bytes: &[u8]) -> Result<(), Refus
     Ok(())
 }
 
-/// Splits bytes that lie at `offset` into runs of zero blocks and of other bytes: start, length,
-/// and whether it is a run of zeros. Blocks are aligned to the file.
+/// Splits bytes that lie at `offset` into runs of zeros and of other bytes: start, length, and
+/// whether it is a run of zeros. They are told apart by blocks aligned to the file; a part of a
+/// block counts too, since what is not written of a new file is zero.
 fn runs(offset: u64, bytes: &[u8]) -> Vec<(usize, usize, bool)> {
     let into_block = usize::try_from(offset % BLOCK_BYTES as u64).unwrap_or_default();
     let mut runs: Vec<(usize, usize, bool)> = Vec::new();
     let mut at = 0;
     let mut len = (BLOCK_BYTES - into_block).min(bytes.len());
     while at < bytes.len() {
-        let zero = len == BLOCK_BYTES && bytes[at..at + len] == ZEROS;
+        let zero = bytes[at..at + len] == ZEROS[..len];
         match runs.last_mut() {
             Some(last) if last.2 == zero => last.1 += len,
             _ => runs.push((at, len, zero)),

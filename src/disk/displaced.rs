@@ -5,6 +5,7 @@
 //! name of the displaced file, so that a crash loses nothing. It must never remove what is not
 //! exactly the version that was expected.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -28,8 +29,8 @@ const SPILL: Call = Call::new("rename.spill", "move out of a displaced directory
 const SIDECAR: Call = Call::new("symlink.displaced", "note the path of a displaced file");
 const UNLINK: Call = Call::new("unlink.displaced", "remove a displaced file");
 
-/// Displaced files looked at in one call.
-const LOOKS_MAX: usize = 4096;
+/// Displaced files looked at in one call; what is still open, or not taken yet, counts each time.
+const LOOKS_MAX: usize = 65_536;
 /// Stands for a path that does not fit into the name: it is in symbolic links beside it, which are
 /// as durable as a name.
 const LONG: &[u8] = b"%long";
@@ -68,7 +69,7 @@ struct Label {
     fate: Fate,
     secs: u64,
     unique: u64,
-    /// The inode staged to replace it. If this is what lies here, it was never visible.
+    /// The mark of what was staged to replace it. If this is what lies here, it is not needed.
     staged: u64,
     inode: u64,
     size: u64,
@@ -79,7 +80,7 @@ impl<'m> Slot<'m> {
     pub(crate) fn new(
         mount: &'m Mount,
         fate: Fate,
-        staged: u64,
+        staged: Option<&Look>,
         expected: &Signature,
         path: &RelPath,
     ) -> Result<Self, Refused> {
@@ -87,7 +88,7 @@ impl<'m> Slot<'m> {
             fate,
             secs: mount.clock().unix_seconds(),
             unique: mount.unique(),
-            staged,
+            staged: staged.map_or(0, version_mark),
             inode: expected.inode,
             size: expected.size,
             mtime: expected.mtime,
@@ -120,24 +121,27 @@ impl Drop for Slot<'_> {
 
 /// Looks again at what was displaced at least `older_than` ago: removes it, or moves it to the
 /// trash, unless it is still open for writing. Returns what was written to meanwhile, oldest
-/// first. At most 4,096 files are looked at; what the operating system refuses is left for the
+/// first. At most 65,536 files are looked at; what the operating system refuses is left for the
 /// next call.
 #[must_use]
 pub fn look_again(mount: &Mount, older_than: Duration) -> Vec<LateWrite> {
-    let names = scan::names(&mount.displaced, LOOKS_MAX).unwrap_or_else(|e| {
+    let (names, in_flight) = {
+        // Held while listing: no slot is taken or left meanwhile.
+        let in_flight = mount.in_flight();
+        (scan::names(&mount.displaced, LOOKS_MAX), in_flight.clone())
+    };
+    let names = names.unwrap_or_else(|e| {
         tracing::warn!(error = &e as &dyn std::error::Error, "cannot look again");
         Vec::new()
     });
+    remove_stray_sidecars(mount, &names, &in_flight);
     let now = mount.clock().unix_seconds();
     let mut late = Vec::new();
     for name in names {
-        let Some((label, path)) = Label::decode(&name) else {
-            remove_stray_sidecar(mount, &name);
-            continue;
-        };
+        let Some((label, path)) = Label::decode(&name) else { continue };
         // A time from the future was a clock set back since: it does not keep the file for ever.
         let age = if label.secs > now { u64::MAX } else { now - label.secs };
-        if age < older_than.as_secs() || mount.in_flight().contains(&label.unique) {
+        if age < older_than.as_secs() || in_flight.contains(&label.unique) {
             continue;
         }
         match judge(mount, &name, &label, path) {
@@ -167,10 +171,11 @@ fn judge(
         // Without its path it can only be kept, for a person to look at.
         return Ok(None);
     };
-    if look.inode != label.staged && look.is_dir() {
+    if look.is_dir() {
         return spill(mount, name, &path).map(|()| None);
     }
-    if look.inode != label.staged {
+    let ours = version_mark(&look) == label.staged;
+    if !ours {
         if look.file_type() == Type::File && has_writer(dir, name) {
             return Ok(None);
         }
@@ -178,7 +183,7 @@ fn judge(
             return Ok(Some(LateWrite { path, file: file_path(mount, name) }));
         }
     }
-    if label.fate == Fate::Trash && look.inode != label.staged {
+    if label.fate == Fate::Trash && !ours {
         trash::put(mount, dir, name, &path, label.secs)?;
     } else {
         stage::remove_any(dir, name)?;
@@ -220,11 +225,24 @@ fn spill(mount: &Mount, name: &[u8], path: &RelPath) -> Result<(), Refused> {
             links: 0,
             racy: true,
         };
-        let slot = Slot::new(mount, Fate::Keep, 0, &nothing, &path)?;
+        let slot = Slot::new(mount, Fate::Keep, None, &nothing, &path)?;
         let flags = RenameFlags::NOREPLACE;
         SPILL.run(|| renameat_with(&from, &*child, dir, &*slot.name, flags))?;
     }
     UNLINK.run(|| unlinkat(dir, name, AtFlags::REMOVEDIR))
+}
+
+/// Tells one version of one inode from every other: an inode number alone does not, since the
+/// number of a file that was replaced is given to the next new one.
+fn version_mark(look: &Look) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for number in [look.inode, look.size, look.mtime.secs.cast_unsigned()] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(&look.mtime.nanos.to_le_bytes());
+    let mut mark = [0; 8];
+    hasher.finalize_xof().fill(&mut mark);
+    u64::from_le_bytes(mark)
 }
 
 fn file_path(mount: &Mount, name: &[u8]) -> PathBuf {
@@ -338,24 +356,30 @@ fn remove_sidecars(mount: &Mount, unique: u64) {
     }
 }
 
-/// Removes the noted path of a displaced file that the caller has taken away since.
-fn remove_stray_sidecar(mount: &Mount, name: &[u8]) {
-    let Some(unique) = name
-        .strip_prefix(b"path-")
-        .and_then(|rest| std::str::from_utf8(rest).ok()?.split_once('-'))
-        .and_then(|(unique, _)| u64::from_str_radix(unique, 16).ok())
-    else {
-        return;
-    };
-    let needle = format!("-{unique:x}-").into_bytes();
-    let used = scan::names(&mount.displaced, usize::MAX).map_or(true, |names| {
-        names.iter().any(|name| {
-            name.ends_with(LONG) && name.windows(needle.len()).any(|part| part == needle)
-        })
-    });
-    if !used && !mount.in_flight().contains(&unique) {
-        remove_sidecars(mount, unique);
+/// Removes the noted paths of displaced files that the caller has taken away since.
+fn remove_stray_sidecars(mount: &Mount, names: &[Box<[u8]>], in_flight: &BTreeSet<u64>) {
+    if names.len() >= LOOKS_MAX {
+        return; // not all names are known
     }
+    let long = |name: &[u8]| {
+        let (label, path) = Label::decode(name)?;
+        (path == LONG).then_some(label.unique)
+    };
+    let used: BTreeSet<u64> = names.iter().filter_map(|name| long(name)).collect();
+    for name in names {
+        if let Some(unique) = sidecar_of(name)
+            && !used.contains(&unique)
+            && !in_flight.contains(&unique)
+            && let Err(e) = stage::remove_any(&mount.displaced, name)
+        {
+            tracing::warn!(error = &e as &dyn std::error::Error, "cannot remove a noted path");
+        }
+    }
+}
+
+fn sidecar_of(name: &[u8]) -> Option<u64> {
+    let rest = std::str::from_utf8(name.strip_prefix(b"path-")?).ok()?;
+    u64::from_str_radix(rest.split_once('-')?.0, 16).ok()
 }
 
 #[cfg(test)]

@@ -165,13 +165,14 @@ fn set_xattrs(
     fresh: bool,
     privileged: bool,
 ) -> Result<(), Refused> {
+    let none = fresh && meta.xattrs.is_empty();
+    if !none && !privileged && look.mode & 0o600 != 0o600 {
+        // The owner may read and set attributes only while he may read and write.
+        chmod(fd, look.permissions() | 0o600)?;
+    }
     let have = if fresh { Vec::new() } else { read_xattrs(fd)? };
     if have == meta.xattrs {
         return Ok(());
-    }
-    if !privileged && look.mode & 0o200 == 0 {
-        // The owner may set attributes only while he may write.
-        chmod(fd, look.permissions() | 0o600)?;
     }
     let path = proc_path(fd);
     for (name, _) in &have {

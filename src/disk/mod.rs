@@ -20,6 +20,7 @@ mod place;
 mod prepare;
 mod read;
 mod scan;
+mod settle;
 mod stage;
 mod sync;
 mod sys;

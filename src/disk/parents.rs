@@ -30,6 +30,14 @@ pub(crate) struct Parents<'m> {
     touched: BTreeMap<Box<[u8]>, u64>,
 }
 
+/// The directories whose children a group changed.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) changed: Vec<Box<[u8]>>,
+    /// Not where they were: what was done in them was done elsewhere.
+    pub(crate) moved: Vec<Box<[u8]>>,
+}
+
 impl<'m> Parents<'m> {
     pub(crate) fn new(mount: &'m Mount) -> Self {
         Self { mount, open: HashMap::new(), touched: BTreeMap::new() }
@@ -51,9 +59,9 @@ impl<'m> Parents<'m> {
     /// To be called before a child changes: remembers the directory's time.
     pub(crate) fn touch(&mut self, parent: &Parent) -> Result<(), DiskError> {
         if !self.touched.contains_key(&parent.path) {
-            let look = Look::of(&parent.fd)?;
-            self.mount.dir_times.hold(look.inode, look.mtime);
-            self.touched.insert(parent.path.clone(), look.inode);
+            let inode = Look::of(&parent.fd)?.inode;
+            self.mount.dir_times.hold(inode, || Look::of(&parent.fd).map(|look| look.mtime))?;
+            self.touched.insert(parent.path.clone(), inode);
         }
         Ok(())
     }
@@ -66,7 +74,7 @@ impl<'m> Parents<'m> {
         self.touched.retain(|p, inode| {
             let keep = !inside(p);
             if !keep {
-                self.mount.dir_times.release(*inode);
+                self.mount.dir_times.release(*inode, |_| {});
             }
             keep
         });
@@ -76,35 +84,59 @@ impl<'m> Parents<'m> {
         self.touched.contains_key(path)
     }
 
-    /// Gives every changed directory its time back. Returns the changed directories, and which of
-    /// them are not where they were: what was done in them was done elsewhere.
-    pub(crate) fn settle(&mut self) -> (Vec<Box<[u8]>>, Vec<Box<[u8]>>) {
+    /// Gives every changed directory its time back.
+    pub(crate) fn settle(&mut self) -> Settled {
         self.open.clear();
-        let (mut changed, mut moved) = (Vec::new(), Vec::new());
+        let mut settled = Settled::default();
         for (path, inode) in std::mem::take(&mut self.touched) {
-            let mtime = self.mount.dir_times.release(inode);
-            let fd = match walk::open_dir(&self.mount.root, &path) {
-                Ok(fd) if Look::of(&fd).is_ok_and(|look| look.inode == inode) => fd,
-                _ => {
-                    moved.push(path);
-                    continue;
+            let fd = walk::open_dir(&self.mount.root, &path)
+                .ok()
+                .filter(|fd| Look::of(fd).is_ok_and(|look| look.inode == inode));
+            self.mount.dir_times.release(inode, |mtime| {
+                if let Some(Err(e)) = fd.as_ref().map(|fd| metadata::set_mtime(fd.as_fd(), mtime)) {
+                    tracing::warn!(error = &e as &dyn std::error::Error, "cannot restore a time");
                 }
-            };
-            if let Some(mtime) = mtime
-                && let Err(e) = metadata::set_mtime(fd.as_fd(), mtime)
-            {
-                tracing::warn!(error = &e as &dyn std::error::Error, "cannot restore a time");
+            });
+            if fd.is_none() {
+                settled.moved.push(path);
+                continue;
             }
-            changed.push(path);
+            settled.changed.push(path);
         }
-        (changed, moved)
+        settled
     }
 }
 
 impl Drop for Parents<'_> {
     fn drop(&mut self) {
         for inode in self.touched.values() {
-            self.mount.dir_times.release(*inode);
+            self.mount.dir_times.release(*inode, |_| {});
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "does I/O")]
+mod tests {
+    use super::super::MountOptions;
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_moved_away_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["stays", "goes"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let options = MountOptions { create: true, privileged: false };
+        let mount = Mount::open(dir.path(), options).unwrap();
+        let mut parents = Parents::new(&mount);
+        for name in [&b"stays"[..], b"goes"] {
+            let parent = parents.get(name).unwrap();
+            parents.touch(&parent).unwrap();
+        }
+        std::fs::rename(dir.path().join("goes"), dir.path().join("gone")).unwrap();
+        let settled = parents.settle();
+        assert_eq!(vec![Box::from(&b"stays"[..])], settled.changed);
+        assert_eq!(vec![Box::from(&b"goes"[..])], settled.moved);
     }
 }

@@ -11,13 +11,13 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat_wi
 use rustix::io::Errno;
 
 use super::apply::{ApplyRequest, Displaced, Outcome};
-use super::call::Call;
+use super::call::{Call, Refused};
 use super::displaced::{Fate, Slot, has_writer};
 use super::look::{Look, Type};
 use super::mount::Mount;
 use super::parents::{Parent, Parents};
 use super::prepare::{Item, Plan, effective_meta};
-use super::{DiskError, OWNER_UNKNOWN, copy, metadata, read, stage, sync, trash, walk};
+use super::{DiskError, OWNER_UNKNOWN, metadata, settle, stage, sync, walk};
 use crate::model::{Entry, Kind, RelPath, Signature};
 
 const CREATE: Call = Call::new("rename.create", "rename to the target");
@@ -70,11 +70,11 @@ impl<'m> Placer<'m> {
     pub(crate) fn finish(mut self, requests: &[ApplyRequest], outcomes: &mut [Outcome]) {
         let touched: Vec<bool> =
             requests.iter().map(|r| self.parents.is_touched(r.path.as_bytes())).collect();
-        let (dirs, moved) = self.parents.settle();
+        let dirs = self.parents.settle();
         let pairs = requests.iter().zip(outcomes.iter_mut()).zip(touched);
         for ((request, outcome), touched) in pairs {
             let parent = request.path.split().map_or(&[][..], |(dir, _)| dir);
-            if outcome.is_done() && moved.iter().any(|dir| **dir == *parent) {
+            if outcome.is_done() && dirs.moved.iter().any(|dir| **dir == *parent) {
                 *outcome = Outcome::Changed;
             }
             let Outcome::Done { signature: Some(signature) } = outcome else { continue };
@@ -86,7 +86,7 @@ impl<'m> Placer<'m> {
             }
         }
         let in_place: Vec<&[u8]> = self.in_place.iter().map(RelPath::as_bytes).collect();
-        if let Err(e) = sync::changed(self.mount, &dirs, &in_place, self.displaced) {
+        if let Err(e) = sync::changed(self.mount, &dirs.changed, &in_place, self.displaced) {
             for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_done()) {
                 *outcome = Outcome::Failed { reason: e.reason(), no_space: e.is_no_space() };
             }
@@ -162,7 +162,7 @@ impl<'m> Placer<'m> {
         let (parent, name) = self.parent(&request.path).map_err(discard)?;
         self.check(&parent, name, request, expected).map_err(discard)?;
         let fate = fate(&request.displaced);
-        let slot = Slot::new(mount, fate, item.look.inode, &expected.1, &request.path)
+        let slot = Slot::new(mount, fate, Some(&item.look), &expected.1, &request.path)
             .map_err(|e| discard(e.into()))?;
         self.touch(&parent).map_err(discard)?;
         let flags = RenameFlags::NOREPLACE;
@@ -179,11 +179,9 @@ impl<'m> Placer<'m> {
                 _ => e.into(),
             });
         }
-        let settled = self
-            .judge(&slot, request, expected)
-            .and_then(|look| self.settle(&slot, &look, &request.displaced));
+        let settled = self.look_at_displaced(&slot, request, expected);
         if let Err(outcome) = settled {
-            self.give_back(&slot, &parent, name, item);
+            settle::give_back(mount, &slot, &parent.fd, name, item);
             return Err(outcome);
         }
         if item.look.is_dir() || expected.0.is_dir() {
@@ -211,16 +209,14 @@ impl<'m> Placer<'m> {
         }
         let mount = self.mount;
         let fate = fate(&request.displaced);
-        let slot = Slot::new(mount, fate, 0, &expected.1, &request.path)?;
+        let slot = Slot::new(mount, fate, None, &expected.1, &request.path)?;
         let flags = RenameFlags::NOREPLACE;
         match DISPLACE.run(|| renameat_with(&parent.fd, name, &mount.displaced, &*slot.name, flags))
         {
             Err(e) if e.errno() == Errno::NOENT => return Ok(gone),
             other => other?,
         }
-        let settled = self
-            .judge(&slot, request, expected)
-            .and_then(|look| self.settle(&slot, &look, &request.displaced));
+        let settled = self.look_at_displaced(&slot, request, expected);
         if let Err(outcome) = settled {
             // If something new is there by now, both stay: this one for the second look.
             let undo =
@@ -339,107 +335,39 @@ impl<'m> Placer<'m> {
         Ok(look)
     }
 
-    /// Looks at what was displaced: is it the version that was expected?
-    fn judge(
-        &self,
+    /// Looks at what was displaced and, if it is the expected version, does with it what the policy
+    /// says.
+    fn look_at_displaced(
+        &mut self,
         slot: &Slot<'_>,
         request: &ApplyRequest,
-        (entry, signature): &(Entry, Signature),
-    ) -> Result<Look, Outcome> {
-        let dir = &self.mount.displaced;
-        let look = Look::at(dir, &slot.name)?.ok_or(Outcome::Changed)?;
-        if entry.is_dir() || look.is_dir() {
-            let same = look.mode == signature.mode && look.inode == signature.inode;
-            return if same { Ok(look) } else { Err(Outcome::Changed) };
-        }
-        if !look.is_version(signature) {
-            return Err(Outcome::Changed);
-        }
-        if look.file_type() != Type::File {
-            return Ok(look);
-        }
-        if !request.even_if_open && has_writer(dir, &slot.name) {
-            return Err(Outcome::Busy);
-        }
-        // Its times say nothing: only its bytes do.
-        if signature.racy && !self.still_holds(dir, &slot.name, entry)? {
-            return Err(Outcome::Changed);
-        }
-        Ok(look)
-    }
-
-    fn still_holds(&self, dir: &OwnedFd, name: &[u8], entry: &Entry) -> Result<bool, Outcome> {
-        let (Some((content, size)), Some(file)) =
-            (entry.content(), read::open_file(self.mount, dir, name)?)
-        else {
-            return Ok(false);
-        };
-        Ok(copy::holds(self.mount, &file, content, size)?)
-    }
-
-    /// Does with the displaced what the policy says, as far as it is not left to the second look.
-    /// Only a directory that is not empty is an error; a file that cannot be moved on stays where
-    /// the second look finds it.
-    fn settle(&mut self, slot: &Slot<'_>, look: &Look, policy: &Displaced) -> Result<(), Outcome> {
-        let mount = self.mount;
-        if look.is_dir() {
-            return RMDIR
-                .run(|| unlinkat(&mount.displaced, &*slot.name, AtFlags::REMOVEDIR))
-                .map_err(|e| match e.errno() {
-                    Errno::NOTEMPTY | Errno::EXIST => Outcome::NotEmpty,
-                    _ => e.into(),
-                });
-        }
-        self.displaced |= *policy != Displaced::Drop;
-        let is_file = look.file_type() == Type::File;
-        let moved = match policy {
-            Displaced::Keep(id) => trash::keep(mount, &mount.displaced, &slot.name, id),
-            // Late writes to it go to a file that still has a name.
-            Displaced::Drop if !is_file || look.links > 1 => {
-                stage::remove_any(&mount.displaced, &slot.name)
-            }
-            Displaced::Drop | Displaced::Trash => Ok(()),
-        };
-        if let Err(e) = moved {
-            tracing::warn!(error = &e as &dyn std::error::Error, "left for a second look");
-        }
+        expected: &(Entry, Signature),
+    ) -> Result<(), Outcome> {
+        let look = settle::judge(self.mount, slot, request, expected)?;
+        settle::settle(self.mount, slot, &look, &request.displaced)?;
+        self.displaced |= !look.is_dir() && request.displaced != Displaced::Drop;
         Ok(())
     }
 
-    /// Puts back what was displaced by mistake. Should the target have been replaced once more
-    /// meanwhile, that newest version stays at the path, and the one before it is left to the
-    /// second look: no bytes are lost.
-    fn give_back(&self, slot: &Slot<'_>, parent: &Parent, name: &[u8], item: &Item) {
-        let mount = self.mount;
-        let exchange = || {
-            let flags = RenameFlags::EXCHANGE;
-            UNDO.run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags))
-        };
-        let undone = exchange().and_then(|()| {
-            let look = Look::at(&mount.displaced, &slot.name)?;
-            Ok(look.is_some_and(|look| item.is(&look)))
-        });
-        let left = match undone {
-            Ok(true) => {
-                item.discard(mount, &mount.displaced, &slot.name);
-                return;
-            }
-            Ok(false) => exchange(),
-            Err(e) => Err(e),
-        };
-        if let Err(e) = left {
-            tracing::warn!(error = &e as &dyn std::error::Error, "left for a second look");
-        }
-    }
-
-    /// The signature of what was just placed, if it is still there.
+    /// The signature of what was just placed, if it is still there, once nothing is left to set.
     fn confirm(&self, dir: &OwnedFd, name: &[u8], item: &Item) -> Outcome {
-        let clock = self.mount.clock();
-        match Look::at(dir, name) {
-            Ok(Some(look)) if item.is(&look) => {
-                Outcome::Done { signature: Some(look.signature(clock)) }
+        let confirmed = || -> Result<Option<Signature>, Refused> {
+            let clock = self.mount.clock();
+            let Some(look) = Look::at(dir, name)?.filter(|look| item.is(look)) else {
+                return Ok(None);
+            };
+            let Some(meta) = &item.afterwards else { return Ok(Some(look.signature(clock))) };
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = OPEN.run(|| openat(dir, name, flags, Mode::empty()))?;
+            if !item.is(&Look::of(&fd)?) {
+                return Ok(None);
             }
-            Ok(_) => Outcome::Changed,
+            metadata::set(fd.as_fd(), meta, true, self.mount.privileged)?;
+            Ok(Some(Look::of(&fd)?.signature(clock)))
+        };
+        match confirmed() {
+            Ok(Some(signature)) => Outcome::Done { signature: Some(signature) },
+            Ok(None) => Outcome::Changed,
             Err(e) => e.into(),
         }
     }

@@ -46,11 +46,13 @@ pub(crate) struct Item {
     pub(crate) look: Look,
     /// Taken out of the stage's whole content, to which it returns if it is not used.
     content: Option<ContentId>,
+    /// What can only be set when it is in place.
+    pub(crate) afterwards: Option<Meta>,
 }
 
 impl Item {
     pub(crate) fn new(name: String, look: Look) -> Self {
-        Self { name, look, content: None }
+        Self { name, look, content: None, afterwards: None }
     }
 
     /// Whether `look` is this item, as it was staged.
@@ -128,7 +130,16 @@ fn put_dir(mount: &Mount, meta: &Meta) -> Result<Plan, Outcome> {
     MKDIR.run(|| mkdirat(&mount.stage, &*name, Mode::from_raw_mode(0o700)))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = OPEN.run(|| openat(&mount.stage, &*name, flags, Mode::empty()));
-    dress(mount, name, fd, meta, None)
+    if mount.privileged || meta.mode & 0o200 != 0 {
+        return dress(mount, name, fd, meta, None);
+    }
+    // Moving a directory to another one needs permission to write to it.
+    let movable = Meta { mode: meta.mode | 0o200, ..meta.clone() };
+    let mut plan = dress(mount, name, fd, &movable, None)?;
+    if let Plan::Put(item) = &mut plan {
+        item.afterwards = Some(meta.clone());
+    }
+    Ok(plan)
 }
 
 fn put_symlink(mount: &Mount, target: &[u8], meta: &Meta) -> Result<Plan, Outcome> {
@@ -193,7 +204,7 @@ fn inline(mount: &Mount, bytes: &[u8], wanted: Wanted) -> Result<StagedFile, Out
     fill(mount, |file| {
         copy::write_at(file, 0, bytes, wanted.sparse)?;
         if wanted.sparse {
-            copy::set_size(file, wanted.size)?
+            copy::set_size(file, wanted.size)?;
         }
         Ok(true)
     })
@@ -268,7 +279,7 @@ fn dress(
         Look::of(&fd)
     });
     match dressed {
-        Ok(look) => Ok(Plan::Put(Item { name, look, content })),
+        Ok(look) => Ok(Plan::Put(Item { content, ..Item::new(name, look) })),
         Err(e) => {
             stage::remove_any(&mount.stage, name.as_bytes())?;
             Err(e.into())

@@ -90,18 +90,16 @@ fn look(mount: &Mount, request: &ReadRequest<'_>) -> Result<Found, DiskError> {
 /// shows in the next look.
 fn read_unopened(mount: &Mount, fd: &OwnedFd, look: &Look) -> Result<Found, DiskError> {
     let clock = mount.clock();
-    let kind = if look.is_dir() {
-        Kind::Dir
+    let (look, kind, mtime) = if look.is_dir() {
+        // A time that our own changes gave it is not its time.
+        let (look, held) = mount.dir_times.look(look.inode, || Look::of(fd));
+        (look?, Kind::Dir, held)
     } else {
         let target = READ_LINK.run(|| readlinkat(fd, b"".as_slice(), Vec::new()))?;
-        Kind::Symlink { target: target.into_bytes().into() }
+        (*look, Kind::Symlink { target: target.into_bytes().into() }, None)
     };
-    let mut meta = metadata::read(fd.as_fd(), look, mount.privileged)?;
-    if look.is_dir()
-        && let Some(mtime) = mount.dir_times.held(look.inode)
-    {
-        meta.mtime = mtime;
-    }
+    let mut meta = metadata::read(fd.as_fd(), &look, mount.privileged)?;
+    meta.mtime = mtime.unwrap_or(meta.mtime);
     let signature = look.signature(clock);
     Ok(Found::Entry { entry: Entry { kind, meta }, signature, content: None })
 }
@@ -146,6 +144,9 @@ fn settled(before: &Look, after: &Look, clock: Clock, may_grow: bool) -> Option<
     (may_grow && after.size > before.size).then_some(Signature { racy: true, ..was })
 }
 
+/// The id of a content, with its bytes if they are few.
+type Hashed = (ContentId, Option<Arc<[u8]>>);
+
 /// Hashes the `before.size` bytes of the file, and keeps them if there are few. Nothing, if it is
 /// seen to change.
 fn hash_file(
@@ -153,7 +154,7 @@ fn hash_file(
     file: &OwnedFd,
     before: &Look,
     may_grow: bool,
-) -> Result<Option<(ContentId, Option<Arc<[u8]>>)>, Refused> {
+) -> Result<Option<Hashed>, Refused> {
     let mut hasher = blake3::Hasher::new();
     let mut done: u64 = 0;
     let small = before.size <= INLINE_BYTES_MAX;

@@ -458,6 +458,9 @@ impl Engine {
             self.step(now, &path);
         }
         self.release_barriers(now);
+        if self.fetches == 0 {
+            self.next_fetches(now);
+        }
     }
 
     /// Goes on at a path: first what happened here, then what a peer announced.

@@ -355,8 +355,14 @@ impl Engine {
                 _ => self.step(now, path),
             }
         }
-        while self.fetches < limits::FETCHES_IN_FLIGHT_MAX {
-            let Some(next) = self.fetches_waiting.pop_front() else { break };
+        self.next_fetches(now);
+    }
+
+    /// Looks at as many waiting wants as there are free fetches. They are counted only once they
+    /// are considered, so this is not repeated until there is room.
+    pub(super) fn next_fetches(&mut self, now: Now) {
+        for _ in self.fetches..limits::FETCHES_IN_FLIGHT_MAX {
+            let Some(next) = self.fetches_waiting.pop_front() else { return };
             self.step(now, &next);
         }
     }

@@ -101,8 +101,8 @@ impl Index {
     fn insert(&mut self, row: &Row) -> Result<(), IndexError> {
         let Some((dir, name)) = row.record.path.split() else { return Ok(()) };
         let sql = "INSERT OR REPLACE INTO records (dir, name, live, ordered, lane, seq, via, \
-                   inode, links, signature, content, record) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                   inode, signature, content, record) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         let content = row.record.entry.as_ref().and_then(Entry::content);
         let content = content.filter(|&(_, size)| size > 0).map(|(id, _)| id.0);
         let parameters = rusqlite::params![
@@ -114,7 +114,6 @@ impl Index {
             signed(row.sequence.0),
             signed(row.via.unwrap_or_default().0),
             signed(row.signature.map_or(0, |s| s.inode)),
-            row.signature.map_or(0, |s| s.links),
             row.signature.map(signature_bytes),
             content,
             row.record.encode(),
@@ -129,10 +128,9 @@ impl Index {
     /// [`IndexError`].
     pub fn refresh(&mut self, path: &RelPath, signature: Signature) -> Result<(), IndexError> {
         let Some((dir, name)) = path.split() else { return Ok(()) };
-        let sql = "UPDATE records SET inode = ?3, links = ?4, signature = ?5 \
+        let sql = "UPDATE records SET inode = ?3, signature = ?4 \
                    WHERE dir = ?1 AND name = ?2";
-        let parameters =
-            (dir, name, signed(signature.inode), signature.links, signature_bytes(signature));
+        let parameters = (dir, name, signed(signature.inode), signature_bytes(signature));
         self.execute("write", sql, parameters).map(drop)
     }
 
@@ -232,12 +230,12 @@ impl Index {
         self.rows_where("content = ?1 AND live LIMIT ?2", (content.0, limit(most)))
     }
 
-    /// Live files that share this inode with other names.
+    /// Live records whose `stat` gave this inode.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn with_inode(&self, inode: u64) -> Result<Vec<Row>, IndexError> {
-        self.rows_where("inode = ?1 AND links > 1 AND live", [signed(inode)])
+        self.rows_where("inode = ?1 AND inode != 0 AND live", [signed(inode)])
     }
 
     /// A live file of the group with the same content and metadata, at another path.

@@ -18,12 +18,12 @@ CREATE TABLE records (
   dir BLOB NOT NULL, name BLOB NOT NULL,
   live INTEGER NOT NULL, ordered INTEGER NOT NULL,
   lane INTEGER NOT NULL, seq INTEGER NOT NULL, via INTEGER NOT NULL,
-  inode INTEGER NOT NULL, links INTEGER NOT NULL, signature BLOB,
+  inode INTEGER NOT NULL, signature BLOB,
   content BLOB, record BLOB NOT NULL,
   PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX records_by_lane ON records (lane, seq);
 CREATE INDEX records_by_content ON records (content) WHERE content IS NOT NULL;
-CREATE INDEX records_by_inode ON records (inode) WHERE links > 1;
+CREATE INDEX records_by_inode ON records (inode) WHERE inode != 0;
 CREATE TABLE journal (
   dir BLOB NOT NULL, name BLOB NOT NULL, record BLOB NOT NULL,
   PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;

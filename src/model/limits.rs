@@ -47,7 +47,7 @@ pub const FETCHES_IN_FLIGHT_MAX: usize = 32;
 pub const APPLY_GROUP_MAX: usize = 1024;
 
 /// Bytes of inline content kept in memory for records that cannot be applied yet, per mount.
-pub const SHELF_BYTES_MAX: usize = 16 << 20;
+pub const SHELF_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes read or sent at a time of a large file.
 pub const CONTENT_BUFFER_BYTES: usize = 256 << 10;

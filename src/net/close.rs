@@ -22,6 +22,8 @@ pub(super) const TIMEOUT: VarInt = VarInt::from_u32(8);
 pub(super) const ENROLLED: VarInt = VarInt::from_u32(9);
 /// Too many at once.
 pub(super) const BUSY: VarInt = VarInt::from_u32(10);
+/// The peer said it would leave.
+pub(super) const FAREWELL: VarInt = VarInt::from_u32(11);
 
 /// Streams: the asker does not want the rest.
 pub(super) const CANCELLED: VarInt = VarInt::from_u32(1);
@@ -45,22 +47,28 @@ pub(super) fn code(error: &ConnectionError) -> Option<VarInt> {
     }
 }
 
+/// What a peer means by a code.
+pub(super) fn code_words(code: VarInt) -> &'static str {
+    match code {
+        SHUTDOWN => "the peer stops",
+        KNOCKED => "the peer dials back",
+        REPLACED => "a newer link took its place",
+        NOT_MEMBER => "this node is not in the peer's member list",
+        REMOVED => "this node was removed from the cluster",
+        PROTOCOL => "the peer saw a protocol violation",
+        VERSION => "no common protocol",
+        TIMEOUT => "the peer waited too long for this node",
+        BUSY => "the peer is busy",
+        FAREWELL => "closed here",
+        _ => "closed by the peer",
+    }
+}
+
 /// Why a connection ended, in words, on one line.
 pub(super) fn words(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(ApplicationClose { error_code, reason }) => {
-            let known = match *error_code {
-                SHUTDOWN => "the peer stops",
-                KNOCKED => "the peer dials back",
-                REPLACED => "a newer link took its place",
-                NOT_MEMBER => "this node is not in the peer's member list",
-                REMOVED => "this node was removed from the cluster",
-                PROTOCOL => "the peer saw a protocol violation",
-                VERSION => "no common protocol",
-                TIMEOUT => "the peer waited too long for this node",
-                BUSY => "the peer is busy",
-                _ => "closed by the peer",
-            };
+            let known = code_words(*error_code);
             match String::from_utf8_lossy(reason) {
                 text if text.is_empty() => known.to_owned(),
                 text => format!("{known}: {}", text.escape_debug()),

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
     ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
@@ -46,6 +47,11 @@ const IDLE_TIMEOUT_MS: u32 = 8000;
 
 /// First guess of the round trip: a lost first packet is sent again after three of them.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Bytes sent before the first acknowledgement. QUIC's own 14 KiB are less than two of the largest
+/// packets: while one is tried nothing else is sent, not even a close (quinn lets the congestion
+/// window hold that back).
+const INITIAL_CONGESTION_WINDOW: u64 = 128 << 10;
 
 /// Largest packet that is tried: a jumbo frame.
 const MTU_MAX: u16 = 8952;
@@ -119,6 +125,8 @@ pub(super) fn transport(offload: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_CONGESTION_WINDOW);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -126,6 +134,7 @@ pub(super) fn transport(offload: bool) -> TransportConfig {
         .receive_window(VarInt::from_u32(FIRST_WINDOW))
         .send_window(LINK_WINDOW)
         .send_fairness(false)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(None)
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
@@ -209,26 +218,34 @@ enum End {
     Failed,
 }
 
-/// Serves `port` until the node stops; opens another one in its place whenever it fails.
-pub(super) async fn supervise(shared: Arc<Shared>, mut port: Port, listen: SocketAddr) {
+/// Serves `port` until the node stops; opens another one in its place whenever it fails. Gives back
+/// the last one, on which the links still have to say farewell.
+pub(super) async fn supervise(
+    shared: &Arc<Shared>,
+    mut port: Port,
+    listen: SocketAddr,
+) -> Option<Port> {
     let mut offload = true;
     loop {
-        match serve(&shared, &mut port, offload).await {
-            End::Stopped => break,
+        match serve(shared, &mut port, offload).await {
+            End::Stopped => return Some(port),
             End::Failed => error!(%listen, "the UDP endpoint failed and is opened again"),
         }
         // Segmentation offload that a network card only pretends to have is a known cause.
         offload = false;
         shared.port.send_replace(None);
         drop(port);
-        port = match reopen(&shared, listen).await {
+        port = match reopen(shared, listen).await {
             Some(port) => port,
-            None => return,
+            None => return None,
         };
         info!(%listen, "opened the UDP endpoint again");
         shared.port.send_replace(Some(port.clone()));
     }
-    shared.port.send_replace(None);
+}
+
+/// Closes an endpoint when the links over it have ended.
+pub(super) async fn shut(port: Port) {
     port.endpoint.close(close::SHUTDOWN, b"");
     drop(tokio::time::timeout(DRAIN_TIMEOUT, port.endpoint.wait_idle()).await);
 }
@@ -246,7 +263,7 @@ async fn reopen(shared: &Shared, listen: SocketAddr) -> Option<Port> {
             Ok(port) => return Some(port),
             // The old socket is closed only when the last link over it has noticed.
             Err(error) => {
-                warn!(%listen, error = &error as &dyn std::error::Error, "cannot open the UDP endpoint")
+                warn!(%listen, error = &error as &dyn std::error::Error, "cannot open the UDP endpoint");
             }
         }
         delay = (delay * 2).min(REBUILD_DELAY_MAX);
@@ -302,7 +319,7 @@ async fn renew(shared: &Shared, port: &mut Port, offload: bool) {
             info!("renewed the node's certificate");
         }
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "cannot renew the certificate")
+            warn!(error = &error as &dyn std::error::Error, "cannot renew the certificate");
         }
     }
 }

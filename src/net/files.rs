@@ -28,7 +28,7 @@ pub(super) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => create(&staged, bytes)?,
     }
     std::fs::rename(&staged, path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    sync_folder(path.parent().unwrap_or_else(|| Path::new(".")))
 }
 
 /// Makes the names in a folder durable.

@@ -261,7 +261,7 @@ mod tests {
         let announced = |n: usize| Announced {
             sequence: Sequence(n as u64 + 1),
             record: Record {
-                path: RelPath::parse(&vec![b"abcdefgh"[n % 8]; 200]).unwrap(),
+                path: RelPath::parse(&[b"abcdefgh"[n % 8]; 200]).unwrap(),
                 entry: None,
                 version: Version::edit(Stamp { counter: 1, node: NodeId(1) }, None),
             },
@@ -295,7 +295,9 @@ mod tests {
         let (lane, mut outlet) = LaneSender::new();
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
-        lane.on_capacity(move || drop(counted.fetch_add(1, Ordering::Relaxed)));
+        lane.on_capacity(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
         for _ in 0..LANE_QUEUE {
             lane.try_send(announce(1)).unwrap();
         }

@@ -3,12 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, Side, VarInt};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -193,8 +194,14 @@ pub(super) struct Ended {
 }
 
 /// Runs a link over a connection to an authenticated member, until it ends; by then the
-/// connection is closed and `Down` was delivered, if `Up` was.
-pub(super) async fn run(shared: &Arc<Shared>, peer: NodeId, connection: Connection) -> Ended {
+/// connection is closed and `Down` was delivered, if `Up` was. `leave` asks for its end with a
+/// code; the peer is told and closes the connection, or else the caller has to.
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    peer: NodeId,
+    connection: Connection,
+    leave: oneshot::Receiver<VarInt>,
+) -> Ended {
     let greeted = tokio::time::timeout(HELLO_TIMEOUT, greet(shared, &connection)).await;
     let (hello, send, receive) = match greeted {
         Ok(Ok(greeted)) => greeted,
@@ -236,7 +243,7 @@ pub(super) async fn run(shared: &Arc<Shared>, peer: NodeId, connection: Connecti
     let mut tasks = JoinSet::new();
     let lost = connection.closed();
     let error = tokio::select! {
-        error = write_control(shared, send, messages) => error,
+        error = write_control(shared, send, messages, leave) => error,
         error = read_control(shared, peer, receive) => error,
         error = serve(shared, peer, &connection, &mut tasks) => error,
         _ = lost => StreamError::Closed,
@@ -252,6 +259,10 @@ pub(super) async fn run(shared: &Arc<Shared>, peer: NodeId, connection: Connecti
 
 /// Closes the connection if it is not closed yet, and says why the link ended.
 fn ended(connection: &Connection, error: &StreamError, was_up: bool) -> Ended {
+    if let StreamError::Farewell(code) = error {
+        close::close(connection, close::FAREWELL, "");
+        return Ended { reason: close::code_words(*code).to_owned(), was_up };
+    }
     if let Some(lost) = connection.close_reason() {
         return Ended { reason: close::words(&lost), was_up };
     }
@@ -290,17 +301,23 @@ async fn greet(
     }
 }
 
-/// Sends the member list, at first and whenever it changes, and what is queued.
+/// Sends the member list, at first and whenever it changes, and what is queued; a farewell last.
+///
+/// The farewell is a message because a close would have to wait behind bulk that fills the
+/// congestion window, and then never leave: a closed connection hears no acknowledgements.
 async fn write_control(
     shared: &Shared,
     mut stream: SendStream,
     mut messages: mpsc::Receiver<ControlMessage>,
+    leave: oneshot::Receiver<VarInt>,
 ) -> StreamError {
     let mut members = shared.roster.watch();
     members.mark_changed();
+    let mut leave = pin!(leave);
     loop {
         let message = tokio::select! {
             biased;
+            Ok(code) = &mut leave => return say_bye(stream, code).await,
             changed = members.changed() => match changed {
                 Ok(()) => {
                     let list = members.borrow_and_update().clone();
@@ -331,6 +348,15 @@ async fn write_control(
     }
 }
 
+async fn say_bye(mut stream: SendStream, code: VarInt) -> StreamError {
+    let bye = ControlMessage::Bye(u32::try_from(code.into_inner()).unwrap_or(0));
+    match write_frame(&mut stream, &bye.encode()).await {
+        // The peer closes the connection, or the caller of `run` does: that ends the link.
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
+    }
+}
+
 async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream) -> StreamError {
     loop {
         let message = match read_frame(&mut stream, CONTROL_BYTES_MAX).await {
@@ -347,6 +373,7 @@ async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream
                     return StreamError::Closed;
                 }
             }
+            Ok(Some(ControlMessage::Bye(code))) => return StreamError::Farewell(code.into()),
             Ok(Some(message)) => shared.handler.event(NetEvent::Control { peer, message }).await,
             Ok(None) => debug!(%peer, "ignored a message of an unknown kind"),
             Err(error) => return error.into(),

@@ -148,6 +148,8 @@ impl Members {
     pub fn remove(&mut self, id: NodeId, now: u64) {
         if let Some(member) = self.members.get_mut(&id).filter(|m| m.state == MemberState::Active) {
             member.state = MemberState::Removed;
+            // Nobody looks for it any more, and the list stays short.
+            member.addresses.clear();
             member.changed = now.max(member.changed + 1);
         }
     }

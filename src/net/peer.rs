@@ -7,11 +7,13 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, ConnectionError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::endpoint::Port;
@@ -36,8 +38,14 @@ const REDIAL_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long the node with the larger id is without a link before it knocks.
 const KNOCK_DELAY: Duration = Duration::from_secs(1);
 
+/// A link that lasted this long was a good one: after it, dialling starts with the short pause.
+const STABLE: Duration = Duration::from_secs(5);
+
 /// A knock this soon after a link came up was sent before its sender knew of the link.
 const KNOCK_GRACE: Duration = Duration::from_millis(500);
+
+/// How long a peer may take to close a link that this node wants to leave.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What came from the peer.
 pub(super) enum Arrival {
@@ -134,17 +142,24 @@ impl Task {
     async fn hold(&mut self, connection: Connection) -> Held {
         let since = Instant::now();
         let shared = self.shared.clone();
-        let mut link = std::pin::pin!(link::run(&shared, self.peer, connection.clone()));
+        let (leave, left) = oneshot::channel();
+        let mut link = pin!(link::run(&shared, self.peer, connection.clone(), left));
         let mut held = Held::Ended;
+        let mut knocked = false;
         let ended = loop {
             tokio::select! {
                 ended = &mut link => break ended,
-                arrival = self.arrivals.recv(), if !matches!(held, Held::Stopped) => match arrival {
+                arrival = self.arrivals.recv() => match arrival {
                     None => {
                         held = Held::Stopped;
                         let removed = !self.shared.roster.members().is_active(self.peer);
                         let code = if removed { close::REMOVED } else { close::SHUTDOWN };
+                        leave.send(code).ok();
+                        if let Ok(ended) = timeout(FAREWELL_TIMEOUT, &mut link).await {
+                            break ended;
+                        }
                         close::close(&connection, code, "");
+                        break link.await;
                     }
                     Some(Arrival::Link(newer)) => {
                         held = Held::Replaced(newer);
@@ -153,18 +168,21 @@ impl Task {
                     Some(Arrival::Knock(from)) if since.elapsed() > KNOCK_GRACE => {
                         debug!(peer = %self.peer, "closed a link that the peer does not know of");
                         self.knocked_from = Some(from);
+                        knocked = true;
                         close::close(&connection, close::REPLACED, "");
                     }
                     Some(Arrival::Knock(_)) => {}
                 },
             }
         };
-        if ended.was_up {
-            self.redial = REDIAL_DELAY;
-        } else if matches!(held, Held::Ended) {
+        if !ended.was_up && matches!(held, Held::Ended) {
             self.shared.link_failed(self.peer, &ended.reason);
+        }
+        if knocked || (ended.was_up && since.elapsed() > STABLE) {
+            self.redial = REDIAL_DELAY;
+        } else if matches!(held, Held::Ended) && self.shared.id < self.peer {
             // Refused, or worse: not at once again.
-            if self.shared.id < self.peer && self.pause().await.is_none() {
+            if self.pause().await.is_none() {
                 return Held::Stopped;
             }
         }
@@ -206,7 +224,7 @@ async fn knock(shared: &Shared, peer: NodeId) {
     for address in addresses(shared, &port, peer, None).await {
         let reason = match connect(&port, peer, address).await {
             Ok(connection) => {
-                let answer = tokio::time::timeout(DIAL_TIMEOUT, connection.closed()).await;
+                let answer = timeout(DIAL_TIMEOUT, connection.closed()).await;
                 match answer {
                     Ok(error) if close::code(&error) == Some(close::KNOCKED) => return,
                     Ok(error) => close::words(&error),
@@ -222,15 +240,15 @@ async fn knock(shared: &Shared, peer: NodeId) {
 async fn connect(port: &Port, peer: NodeId, address: SocketAddr) -> Result<Connection, String> {
     let connecting = port.endpoint.connect_with(port.client.clone(), address, &dns_name(peer));
     let connecting = connecting.map_err(|error| error.to_string())?;
-    match tokio::time::timeout(DIAL_TIMEOUT, connecting).await {
+    match timeout(DIAL_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(ConnectionError::TimedOut)) | Err(_) => Err("no answer".to_owned()),
         Ok(Err(error)) => Err(close::words(&error)),
     }
 }
 
-/// Where the peer may be, each address once: `first`, then what the member list says, then where
-/// it was last linked.
+/// Where the peer may be, each address once: `first`, then where it was last linked, then what the
+/// member list says.
 async fn addresses(
     shared: &Shared,
     port: &Port,
@@ -239,17 +257,16 @@ async fn addresses(
 ) -> Vec<SocketAddr> {
     let reaches_v6 = port.endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
     let named = shared.roster.members().member(peer).map(|m| m.addresses.clone());
-    let mut found: Vec<SocketAddr> = first.into_iter().collect();
+    let mut found: Vec<SocketAddr> = first.into_iter().chain(shared.last_address(peer)).collect();
     for name in named.unwrap_or_default() {
         // Each time anew: names move.
-        let resolved = tokio::time::timeout(DIAL_TIMEOUT, tokio::net::lookup_host(&name)).await;
+        let resolved = timeout(DIAL_TIMEOUT, tokio::net::lookup_host(&name)).await;
         match resolved {
             Ok(Ok(resolved)) => found.extend(resolved),
             Ok(Err(error)) => shared.link_failed(peer, &format!("{name}: {error}")),
             Err(_) => shared.link_failed(peer, &format!("{name}: cannot resolve in time")),
         }
     }
-    found.extend(shared.last_address(peer));
     let mut unique: Vec<SocketAddr> = Vec::new();
     for address in found {
         if !unique.contains(&address) && (reaches_v6 || address.is_ipv4()) {

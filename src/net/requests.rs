@@ -87,11 +87,14 @@ impl LinkHandle {
         request: FetchRequest,
         sink: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
     ) -> Result<(), FetchError> {
+        if request.offset > request.size {
+            return Err(FetchError::Different);
+        }
         let turn = self.fetches(request.lane).acquire().await;
         let _turn = turn.map_err(|_| FetchError::Closed)?;
         let connection = self.connection().ok_or(FetchError::Closed)?;
         let (mut send, mut receive) = connection.open_bi().await.map_err(|_| FetchError::Closed)?;
-        let (offset, bytes) = (request.offset, request.size - request.offset.min(request.size));
+        let (offset, bytes) = (request.offset, request.size - request.offset);
         drop(send.set_priority(priority(request.lane) - 5));
         ask(&mut send, &Request::Fetch(request)).await.map_err(|_| FetchError::Closed)?;
         let fetched = receive_content(&mut receive, offset, bytes, sink).await;
@@ -101,7 +104,8 @@ impl LinkHandle {
         fetched
     }
 
-    /// Calls a method of the peer and waits for all of its answer. Drop the future to give up.
+    /// Calls a method of the peer and waits for all of its answer: at least one piece, empty if the
+    /// peer gave none. Drop the future to give up.
     ///
     /// # Errors
     /// [`RpcError`].

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -177,7 +178,7 @@ pub struct Net {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     address: SocketAddr,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Net {
@@ -186,9 +187,9 @@ impl Net {
     /// # Errors
     /// [`NetError`]; nothing runs then.
     pub async fn start(config: NetConfig, handler: impl Handler) -> Result<Self, NetError> {
-        let mut identity = Identity::load(&config.state)?;
-        identity.renew(&config.state)?;
-        let roster = Roster::load(&config.state)?;
+        let state = config.state.clone();
+        let loaded = tokio::task::spawn_blocking(move || load(&state)).await;
+        let (identity, roster) = loaded.unwrap_or_else(|e| resume_unwind(e.into_panic()))?;
         if let Some(bad) = config.advertise.iter().find(|a| !is_address(a)) {
             return Err(NetError::Address(bad.clone()));
         }
@@ -215,12 +216,8 @@ impl Net {
             peers: Mutex::default(),
         });
         info!(id = %shared.id, %address, "listening");
-        let tasks = vec![
-            tokio::spawn(supervise_peers(shared.clone())),
-            tokio::spawn(endpoint::supervise(shared.clone(), port, address)),
-        ];
-        tokio::task::yield_now().await;
-        Ok(Self { shared, stop, address, tasks: Mutex::new(tasks) })
+        let task = tokio::spawn(run(shared.clone(), port, address));
+        Ok(Self { shared, stop, address, task: Mutex::new(Some(task)) })
     }
 
     /// This node's id.
@@ -284,23 +281,25 @@ impl Net {
         let change = move || shared.roster.change(|members| members.remove(id, files::now_nanos()));
         match tokio::task::spawn_blocking(change).await {
             Ok(saved) => saved?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => resume_unwind(error.into_panic()),
         }
         info!(peer = name, "removed from the cluster");
         Ok(id)
+    }
+
+    #[cfg(test)]
+    pub(super) fn endpoint(&self) -> Option<quinn::Endpoint> {
+        self.shared.port.borrow().as_ref().map(|port| port.endpoint.clone())
     }
 
     /// Stops: links are closed, their `Down`s delivered, peers told. Returns after three seconds
     /// at the latest.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        let all_done = async {
-            for task in tasks {
-                drop(task.await);
-            }
-        };
-        if tokio::time::timeout(STOP_TIMEOUT, all_done).await.is_err() {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task
+            && tokio::time::timeout(STOP_TIMEOUT, task).await.is_err()
+        {
             warn!("stopped without waiting for all links to end");
         }
     }
@@ -309,6 +308,22 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.stop.send_replace(true);
+    }
+}
+
+fn load(state: &Path) -> Result<(Identity, Roster), NetError> {
+    let mut identity = Identity::load(state)?;
+    identity.renew(state)?;
+    Ok((identity, Roster::load(state)?))
+}
+
+/// All of the network, until the node stops.
+async fn run(shared: Arc<Shared>, port: Port, address: SocketAddr) {
+    let (port, ()) =
+        tokio::join!(endpoint::supervise(&shared, port, address), supervise_peers(&shared));
+    shared.port.send_replace(None);
+    if let Some(port) = port {
+        endpoint::shut(port).await;
     }
 }
 
@@ -362,13 +377,13 @@ fn update_own_entry(
 }
 
 /// Runs a task for each other member, and tells of changes of the list.
-async fn supervise_peers(shared: Arc<Shared>) {
+async fn supervise_peers(shared: &Arc<Shared>) {
     let mut members = shared.roster.watch();
     let mut stop = shared.stop.clone();
     let mut tasks = JoinSet::new();
     loop {
         let list = members.borrow_and_update().clone();
-        set_peers(&shared, &list, &mut tasks);
+        set_peers(shared, &list, &mut tasks);
         tokio::select! {
             () = stopped(&mut stop) => break,
             changed = members.changed() => if changed.is_err() { break },

@@ -27,6 +27,9 @@ pub(super) enum StreamError {
     /// As above.
     #[error("cannot write to the stream")]
     Write(#[from] WriteError),
+    /// The peer leaves.
+    #[error("{}", super::close::code_words(*.0))]
+    Farewell(quinn::VarInt),
     /// The stream is finished, or the work on it was given up because the node stops.
     #[error("stream is closed")]
     Closed,

@@ -106,7 +106,8 @@ impl LaneHead {
 }
 
 impl Announce {
-    /// The message's bytes.
+    /// The message's bytes. Content that does not fit its record stays behind: the peer would
+    /// take it for a violation, and without it fetches.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let record = |a: &Announced| {
@@ -114,7 +115,7 @@ impl Announce {
                 sequence: a.sequence.0,
                 record: Some((&a.record).into()),
                 after: a.after.map(|s| s.0),
-                content: a.content.as_deref().map(<[u8]>::to_vec),
+                content: a.content.as_deref().filter(|c| fits(&a.record, c)).map(<[u8]>::to_vec),
             }
             .encode_to_vec()
         };
@@ -138,15 +139,8 @@ impl Announced {
     fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let bytes = AnnouncedBytes::decode(bytes)?;
         let record: Record = bytes.record.ok_or(WireError::Field("record"))?.try_into()?;
-        if let Some(content) = &bytes.content {
-            let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
-            let wanted = match record.entry.as_ref().map(|e| &e.kind) {
-                Some(Kind::File { size, .. }) => *size,
-                _ => return Err(WireError::Field("content")),
-            };
-            if length != wanted || length > limits::INLINE_BYTES_MAX {
-                return Err(WireError::Field("content"));
-            }
+        if bytes.content.as_ref().is_some_and(|c| !fits(&record, c)) {
+            return Err(WireError::Field("content"));
         }
         Ok(Self {
             sequence: Sequence(bytes.sequence),
@@ -155,6 +149,16 @@ impl Announced {
             content: bytes.content.map(Into::into),
         })
     }
+}
+
+/// Whether content may travel with the record: it is as long as the record says, and short.
+fn fits(record: &Record, content: &[u8]) -> bool {
+    let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    let is_whole = matches!(
+        record.entry.as_ref().map(|e| &e.kind),
+        Some(Kind::File { size, .. }) if *size == length
+    );
+    is_whole && length <= limits::INLINE_BYTES_MAX
 }
 
 /// Counts the records and looks at their lengths before anything is allocated for them.

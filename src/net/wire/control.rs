@@ -21,6 +21,9 @@ pub enum ControlMessage {
     State(Box<MountState>),
     /// What is durable at the sender.
     Ack(Ack),
+    /// The sender leaves, and this is its last message: the receiver closes the connection.
+    /// Carries the code that the sender would have closed with.
+    Bye(u32),
 }
 
 /// Who speaks and which protocols it can.
@@ -95,7 +98,7 @@ pub struct Ack {
 
 #[derive(Clone, PartialEq, Message)]
 struct ControlBytes {
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6")]
     kind: Option<ControlKind>,
 }
 
@@ -111,6 +114,8 @@ enum ControlKind {
     State(MountStateBytes),
     #[prost(message, tag = "5")]
     Ack(AckBytes),
+    #[prost(message, tag = "6")]
+    Bye(ByeBytes),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -187,6 +192,12 @@ struct AckBytes {
     lanes: Vec<CursorBytes>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct ByeBytes {
+    #[prost(uint32, tag = "1")]
+    code: u32,
+}
+
 impl ControlMessage {
     /// The message's bytes, at most [`CONTROL_BYTES_MAX`] if its texts are valid.
     #[must_use]
@@ -197,6 +208,7 @@ impl ControlMessage {
             Self::MountHello(hello) => ControlKind::MountHello(hello.into()),
             Self::State(state) => ControlKind::State(state.as_ref().into()),
             Self::Ack(ack) => ControlKind::Ack(ack.into()),
+            Self::Bye(code) => ControlKind::Bye(ByeBytes { code: *code }),
         };
         ControlBytes { kind: Some(kind) }.encode_to_vec()
     }
@@ -216,6 +228,7 @@ impl ControlMessage {
             ControlKind::MountHello(hello) => Self::MountHello(hello.try_into()?),
             ControlKind::State(state) => Self::State(Box::new(state.try_into()?)),
             ControlKind::Ack(ack) => Self::Ack(ack.try_into()?),
+            ControlKind::Bye(bye) => Self::Bye(bye.code),
         }))
     }
 }

@@ -1,0 +1,194 @@
+//! What becomes of displaced files: the second look, the trash, the kept ones.
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use super::*;
+use crate::disk::displaced::{Fate, Slot};
+use crate::disk::look::Look;
+
+const DAY: u64 = 24 * 60 * 60;
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[test]
+fn a_late_writer_is_found() {
+    let f = fixture();
+    for (path, displaced) in [("d/a", Displaced::Drop), ("d/b", Displaced::Trash)] {
+        f.write(path, b"old");
+        let expected = Some(f.entry(path));
+        let mut writer = OpenOptions::new().append(true).open(f.path(path)).unwrap();
+        let put = put_file(path.as_bytes(), b"new");
+        let put = ApplyRequest { expected, even_if_open: true, displaced, ..put };
+        f.check_done(put);
+        assert!(f.look_again().is_empty(), "not while it is open");
+        writer.write_all(b" and more").unwrap();
+        drop(writer);
+        let late = f.look_again();
+        assert_eq!(1, late.len());
+        assert_eq!(rel(path), late[0].path);
+        assert_eq!(b"old and more".to_vec(), std::fs::read(&late[0].file).unwrap());
+        assert_eq!(late, f.look_again(), "until it is taken");
+        std::fs::remove_file(&late[0].file).unwrap();
+        assert!(f.look_again().is_empty());
+    }
+    assert!(f.own("displaced").is_empty());
+}
+
+#[test]
+fn a_young_displaced_file_is_left_for_later() {
+    let f = fixture();
+    f.write("a", b"old");
+    assert!(done(&f.apply_over(delete(b"a"))));
+    assert!(look_again(&f.mount, Duration::from_secs(3600)).is_empty());
+    assert_eq!(1, f.own("displaced").len());
+}
+
+#[test]
+fn the_second_look_works_after_a_restart() {
+    let Fixture { dir, mount } = fixture();
+    let f = Fixture { dir, mount };
+    let deep = "x/".repeat(200) + "a";
+    f.write(&deep, b"old");
+    let mut writer = OpenOptions::new().append(true).open(f.path(&deep)).unwrap();
+    let path = rel(&deep);
+    let look = ReadRequest { path: &path, known: None, even_if_open: true };
+    let Found::Entry { entry, signature, .. } = read(&f.mount, &look) else { panic!() };
+    let expected = Some((entry, signature));
+    let gone = f.apply(ApplyRequest { expected, even_if_open: true, ..delete(deep.as_bytes()) });
+    assert!(done(&gone), "{gone:?}");
+    writer.write_all(b"!").unwrap();
+    drop(writer);
+    let Fixture { dir, mount } = f;
+    drop(mount);
+    let options = MountOptions { privileged: is_root(), create: false };
+    let f = Fixture { mount: Mount::open(dir.path(), options).unwrap().into(), dir };
+    let late = f.look_again();
+    assert_eq!(path, late[0].path);
+    std::fs::remove_file(&late[0].file).unwrap();
+    assert!(f.look_again().is_empty());
+    assert!(f.own("displaced").is_empty(), "its path was noted beside it");
+}
+
+#[test]
+fn an_exchange_that_a_crash_cut_short_loses_nothing() {
+    let f = fixture();
+    // As after a crash before the exchange: what lies there was staged, and never visible.
+    f.write("mine", b"staged");
+    f.write("theirs", b"an edit nobody saw");
+    let (_, expected) = f.entry("mine");
+    let staged = Look::at(&f.mount.root, b"mine").unwrap().unwrap();
+    let slot = Slot::new(&f.mount, Fate::Drop, Some(&staged), &expected, &rel("a")).unwrap();
+    let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
+    std::fs::rename(f.path("mine"), at).unwrap();
+    drop(slot);
+    assert!(f.look_again().is_empty());
+    assert!(f.own("displaced").is_empty());
+    // As after a crash before it was put back: it is not what was expected.
+    let slot = Slot::new(&f.mount, Fate::Drop, Some(&staged), &expected, &rel("a")).unwrap();
+    let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
+    std::fs::rename(f.path("theirs"), at).unwrap();
+    assert!(f.look_again().is_empty(), "not while a thread works on it");
+    drop(slot);
+    let late = f.look_again();
+    assert_eq!(b"an edit nobody saw".to_vec(), std::fs::read(&late[0].file).unwrap());
+}
+
+#[test]
+fn an_inode_number_given_to_the_next_file_does_not_hide_an_edit() {
+    let f = fixture();
+    f.write("a", b"staged");
+    let (_, expected) = f.entry("a");
+    let staged = Look::at(&f.mount.root, b"a").unwrap().unwrap();
+    // The same inode number, another file: writing in place stands for its second use.
+    f.write("a", b"edited");
+    let expected = Signature { inode: 0, ..expected };
+    let slot = Slot::new(&f.mount, Fate::Drop, Some(&staged), &expected, &rel("a")).unwrap();
+    let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
+    std::fs::rename(f.path("a"), at).unwrap();
+    drop(slot);
+    assert_eq!(1, f.look_again().len());
+}
+
+#[test]
+fn a_displaced_directory_that_was_filled_gives_its_files_back() {
+    let f = fixture();
+    f.write("d/sub/file", b"x");
+    let nothing = f.entry("d").1;
+    let slot = Slot::new(&f.mount, Fate::Drop, None, &nothing, &rel("d")).unwrap();
+    let at = f.path(".trefoil/displaced").join(OsStr::from_bytes(&slot.name));
+    std::fs::rename(f.path("d"), at).unwrap();
+    drop(slot);
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        late = f.look_again();
+    }
+    assert_eq!(1, late.len());
+    assert_eq!(rel("d/sub/file"), late[0].path);
+    assert_eq!(b"x".to_vec(), std::fs::read(&late[0].file).unwrap());
+}
+
+#[test]
+fn the_trash_keeps_what_was_overwritten_and_deleted() {
+    let f = fixture();
+    f.write("d/a", b"first");
+    let trash = |request| ApplyRequest { displaced: Displaced::Trash, ..request };
+    assert!(done(&f.apply_over(trash(put_file(b"d/a", b"second")))));
+    assert!(done(&f.apply_over(trash(delete(b"d/a")))));
+    assert!(f.look_again().is_empty());
+    assert!(f.own("displaced").is_empty());
+    let day = &f.own("trash")[0];
+    let mut kept: Vec<_> = std::fs::read_dir(day).unwrap().map(|e| e.unwrap().path()).collect();
+    kept.sort();
+    assert!(kept.iter().all(|path| path.to_string_lossy().ends_with("-d%2Fa")));
+    let mut contents: Vec<_> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    contents.sort();
+    assert_eq!(vec![b"first".to_vec(), b"second".to_vec()], contents);
+    assert_eq!(0, expire_trash(&f.mount, now() + 6 * DAY, 7).unwrap());
+    assert_eq!(2, expire_trash(&f.mount, now() + 9 * DAY, 7).unwrap());
+    assert!(f.own("trash").is_empty());
+}
+
+#[test]
+fn the_loser_is_kept_under_its_id() {
+    let f = fixture();
+    f.write("a", b"loser");
+    set_mode(&f.path("a"), 0o640);
+    let id = |id: &str| KeptId::parse(id).unwrap();
+    let keep =
+        |request, name: &str| ApplyRequest { displaced: Displaced::Keep(id(name)), ..request };
+    assert!(done(&f.apply_over(keep(put_file(b"a", b"winner"), "one"))));
+    std::os::unix::fs::symlink("gone", f.path("l")).unwrap();
+    assert!(done(&f.apply_over(keep(delete(b"l"), "two"))));
+    // A file that has another name is copied: that name may still change it.
+    f.write("x", b"shared");
+    std::fs::hard_link(f.path("x"), f.path("y")).unwrap();
+    assert!(done(&f.apply_over(keep(delete(b"x"), "three"))));
+    std::fs::write(f.path("y"), b"later").unwrap();
+    let kept = kept(&f.mount).unwrap();
+    assert_eq!(
+        vec![id("one"), id("three"), id("two")],
+        kept.iter().map(|k| k.0.clone()).collect::<Vec<_>>()
+    );
+    assert_eq!(b"loser".to_vec(), std::fs::read(&kept[0].1).unwrap());
+    assert_eq!(0o640, std::fs::metadata(&kept[0].1).unwrap().mode() & 0o7777);
+    assert_eq!(b"shared".to_vec(), std::fs::read(&kept[1].1).unwrap());
+    assert_eq!("gone", std::fs::read_link(&kept[2].1).unwrap().to_string_lossy());
+    assert!(f.own("displaced").is_empty());
+    // An id that is taken does not lose the second file.
+    f.write("b", b"second");
+    assert!(done(&f.apply_over(keep(delete(b"b"), "one"))));
+    assert_eq!(b"loser".to_vec(), std::fs::read(&kept[0].1).unwrap());
+    assert_eq!(rel("b"), f.look_again()[0].path);
+}
+
+#[test]
+fn a_kept_id_is_safe_as_a_file_name() {
+    for bad in ["", ".", "..", ".a", "a/b", "a b", "\u{e4}"] {
+        assert_eq!(None, KeptId::parse(bad));
+    }
+    assert_eq!("7f-a_B.1", KeptId::parse("7f-a_B.1").unwrap().as_str());
+}

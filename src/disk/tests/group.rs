@@ -1,0 +1,142 @@
+//! A group of changes: order, directory times, independence.
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+
+#[test]
+fn a_tree_is_made_and_removed_in_one_group() {
+    let f = fixture();
+    let make = [put_dir(b"d"), put_dir(b"d/e"), put_file(b"d/e/f", b"x"), put_file(b"d/g", b"y")];
+    let outcomes = apply_group(&f.mount, &make);
+    for (request, outcome) in make.iter().zip(outcomes) {
+        let Outcome::Done { signature } = outcome else { panic!("{}: {outcome:?}", request.path) };
+        f.check_is(&request.path, request.target.as_ref(), signature);
+    }
+    let remove: Vec<_> = make
+        .iter()
+        .rev()
+        .map(|request| {
+            let path = request.path.as_bytes();
+            ApplyRequest { expected: Some(f.entry(path)), ..delete(path) }
+        })
+        .collect();
+    assert!(apply_group(&f.mount, &remove).iter().all(done));
+    assert_eq!(Found::Absent, f.look("d"));
+}
+
+#[test]
+fn one_failure_stops_no_other() {
+    let f = fixture();
+    f.write("taken", b"mine");
+    let outcomes = apply_group(
+        &f.mount,
+        &[
+            put_file(b"taken", b"x"),
+            put_file(b"none/x", b"x"),
+            put_file(b"a", b"a"),
+            request(b"b", Some(file(b"b", 0o644)), Source::Staged),
+            put_file(b"c", b"c"),
+        ],
+    );
+    assert_eq!(Outcome::Changed, outcomes[0]);
+    assert_eq!(Outcome::ParentMissing, outcomes[1]);
+    assert!(done(&outcomes[2]));
+    assert_eq!(Outcome::ContentMissing, outcomes[3]);
+    assert!(done(&outcomes[4]));
+}
+
+#[test]
+fn changing_children_leaves_the_directorys_time() {
+    let f = fixture();
+    f.write("d/old", b"x");
+    f.write("d/other", b"x");
+    let (root, dir) = (mtime(f.dir.path()), mtime(&f.path("d")));
+    let expected = Some(f.entry("d/old"));
+    let replaced = Some(f.entry("d/other"));
+    let group = [
+        put_file(b"d/new", b"x"),
+        ApplyRequest { expected, ..delete(b"d/old") },
+        ApplyRequest { expected: replaced, ..put_file(b"d/other", b"yy") },
+        put_file(b"top", b"x"),
+    ];
+    assert!(apply_group(&f.mount, &group).iter().all(done));
+    assert_eq!((root, dir), (mtime(f.dir.path()), mtime(&f.path("d"))));
+}
+
+#[test]
+fn a_directory_in_the_group_gets_its_own_time() {
+    let f = fixture();
+    f.write("d/old", b"x");
+    let expected = f.entry("d");
+    let mut entry = expected.0.clone();
+    entry.meta.mtime = Mtime { secs: 42, nanos: 42 };
+    let change = request(b"d", Some(entry), Source::None);
+    let change = ApplyRequest { expected: Some(expected), ..change };
+    for group in [
+        vec![put_file(b"d/a", b"x"), change.clone()],
+        vec![change.clone(), put_file(b"d/b", b"x")],
+        vec![put_file(b"d/c", b"x"), change.clone(), put_file(b"d/d", b"x")],
+    ] {
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            f.path("d"),
+            &rustix::fs::Timestamps {
+                last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 },
+                last_modification: rustix::fs::Timespec { tv_sec: 9, tv_nsec: 9 },
+            },
+            rustix::fs::AtFlags::empty(),
+        )
+        .unwrap();
+        let outcomes = apply_group(&f.mount, &group);
+        assert!(outcomes.iter().all(done), "{outcomes:?}");
+        assert_eq!((42, 42), mtime(&f.path("d")));
+        let at = group.iter().position(|r| r.path == rel("d")).unwrap();
+        let Outcome::Done { signature: Some(signature) } = outcomes[at] else { panic!() };
+        assert!(signature.unchanged(&f.entry("d").1));
+    }
+}
+
+#[test]
+fn groups_in_one_directory_leave_its_time() {
+    let f = fixture();
+    f.write("d/old", b"x");
+    let before = mtime(&f.path("d"));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let f = &f;
+            scope.spawn(move || {
+                for i in 0..25 {
+                    let path = format!("d/{thread}-{i}");
+                    assert!(done(&f.apply(put_file(path.as_bytes(), b"x"))));
+                }
+            });
+        }
+    });
+    assert_eq!(before, mtime(&f.path("d")));
+}
+
+#[test]
+fn content_in_the_stage_serves_every_request_of_a_group() {
+    let f = fixture();
+    let mut staged = Staged::open(&f.mount, ContentId::of(b"twice"), 5).unwrap();
+    staged.write(b"twice").unwrap();
+    staged.finish().unwrap();
+    let put = |path: &[u8]| request(path, Some(file(b"twice", 0o644)), Source::Staged);
+    let outcomes = apply_group(&f.mount, &[put(b"a"), put(b"b")]);
+    assert!(outcomes.iter().all(done), "{outcomes:?}");
+    assert_ne!(inode(&f.path("a")), inode(&f.path("b")));
+    assert!(!exists_complete(&f.mount, ContentId::of(b"twice")));
+    assert!(f.own("stage").is_empty());
+}
+
+#[test]
+fn many_files_cost_few_syncs() {
+    let f = fixture();
+    assert!(done(&f.apply(put_dir(b"d"))));
+    let before = f.mount.counters.syncs.load(Ordering::Relaxed);
+    let group: Vec<_> = (0..100).map(|i| put_file(format!("d/{i}").as_bytes(), b"x")).collect();
+    assert!(apply_group(&f.mount, &group).iter().all(done));
+    assert_eq!(2, f.mount.counters.syncs.load(Ordering::Relaxed) - before);
+}

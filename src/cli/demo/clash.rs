@@ -46,7 +46,8 @@ pub(super) fn at_once(cluster: &mut Cluster) -> anyhow::Result<String> {
         writers.into_iter().map(|writer| writer.join().unwrap_or_else(panicked)).collect()
     });
     written.into_iter().collect::<io::Result<()>>().context("cannot write")?;
-    let tree = cluster.wait_equal(None)?;
+    let mut tree = cluster.wait_equal_below("pub/media/orders", None)?;
+    tree.extend(cluster.wait_equal_below("pub/media/shared", None)?);
     let holds = |path: &str, content: &[u8]| {
         let expected = *blake3::hash(content).as_bytes();
         let what = tree.get(path.as_bytes()).map(|what| &what.kind);
@@ -85,7 +86,7 @@ pub(super) fn conflict(cluster: &mut Cluster) -> anyhow::Result<String> {
     const PATH: &str = "pub/media/contract.pdf";
     let interrupt = cluster.interrupt.clone();
     fs::write(cluster.nodes[2].site(PATH), "before")?;
-    cluster.wait_equal(None)?;
+    cluster.wait_equal_below(PATH, None)?;
     for node in &cluster.nodes[..2] {
         node.command(&["pause", "media"], &interrupt)?;
     }
@@ -103,7 +104,7 @@ pub(super) fn conflict(cluster: &mut Cluster) -> anyhow::Result<String> {
         ensure!(first == read(1)? && first == read(2)?, "the nodes differ at {PATH}");
         edits.iter().position(|edit| *edit == first).context("neither of the edits is in place")
     })?;
-    cluster.wait_equal(None)?;
+    cluster.wait_equal_below(PATH, None)?;
     let loser = &edits[1 - winner];
     cluster.wait("loser on all nodes", |cluster| {
         cluster.nodes.iter().try_for_each(|node| {

@@ -73,11 +73,23 @@ impl Node {
 
     /// All replicas of this node, read now: paths are relative to the shop.
     pub(super) fn tree(&self) -> anyhow::Result<Tree> {
+        self.tree_below("")
+    }
+
+    /// What is below `top` in the replicas, such as `pub/media/wysiwyg`, and `top` itself.
+    fn tree_below(&self, top: &str) -> anyhow::Result<Tree> {
         let mut all = Tree::new();
-        for (_, path) in MOUNTS {
+        for (_, path) in MOUNTS.iter().filter(|(_, path)| top.starts_with(path) || top.is_empty()) {
             let tree = describe(&self.site(path)).with_context(|| self.name)?;
             let below = |name: Vec<u8>| [path.as_bytes(), b"/", &name].concat();
             all.extend(tree.into_iter().map(|(name, what)| (below(name), what)));
+        }
+        if !top.is_empty() {
+            let is_below = |path: &[u8]| {
+                path.strip_prefix(top.as_bytes())
+                    .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+            };
+            all.retain(|path, _| is_below(path));
         }
         Ok(all)
     }
@@ -158,11 +170,21 @@ impl Cluster {
     /// Waits until the replicas of all running nodes are what is expected, or, if nothing is, equal
     /// to each other. Gives them.
     pub(super) fn wait_equal(&mut self, expected: Option<&Tree>) -> anyhow::Result<Tree> {
+        self.wait_equal_below("", expected)
+    }
+
+    /// Like [`Self::wait_equal`], for what is at and below `top`, so that a step does not fail for
+    /// what another left behind.
+    pub(super) fn wait_equal_below(
+        &mut self,
+        top: &str,
+        expected: Option<&Tree>,
+    ) -> anyhow::Result<Tree> {
         self.wait("equal replicas", |cluster| {
             let running = cluster.nodes.iter().filter(|node| node.daemon.is_running());
             let mut found: Option<(&str, Tree)> = None;
             for node in running {
-                let tree = node.tree()?;
+                let tree = node.tree_below(top)?;
                 let reference = expected.map(|tree| ("expected", tree));
                 let reference = reference.or(found.as_ref().map(|(name, tree)| (*name, tree)));
                 if let Some((name, reference)) = reference {

@@ -125,6 +125,8 @@ pub(super) struct Actor {
     pub full_scans: u64,
     pub missed_events: u64,
     pub turn: Turn,
+    /// Hard links on their way, by path: names of one group that arrive together become one file.
+    pub linking: BTreeMap<RelPath, Entry>,
     /// Applies that are handed out.
     pub applying: usize,
     pub started: Instant,

@@ -4,9 +4,11 @@
 //! else to stderr, and only [`output`] prints. Nothing here decides about files.
 
 mod cluster;
+pub mod compare;
 mod config;
 mod conflicts;
 mod daemon;
+mod demo;
 mod failure;
 mod init;
 mod invite;
@@ -81,6 +83,7 @@ enum Command {
     Resume(resume::ResumeArgs),
     Verify(verify::VerifyArgs),
     Config(config::ConfigArgs),
+    Demo(demo::DemoArgs),
 }
 
 /// Carries out a command line and says how it went.
@@ -95,6 +98,10 @@ pub fn run(cli: &Cli, output: &mut Output) -> ExitCode {
 }
 
 fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
+    if let Command::Demo(args) = &cli.command {
+        // Makes configurations of its own, and reads none.
+        return demo::run(args, &cli.config, output);
+    }
     let config = Config::load(&cli.config)?;
     logging::start(&cli.log, matches!(cli.command, Command::Daemon(_)))?;
     match &cli.command {
@@ -110,6 +117,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Resume(args) => resume::run(args, &config, output),
         Command::Verify(args) => verify::run(args, &config, output),
         Command::Config(args) => config::run(args, &config, output),
+        Command::Demo(_) => unreachable!("carried out above"),
     }
 }
 

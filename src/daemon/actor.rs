@@ -112,8 +112,6 @@ pub(super) struct Actor {
     pub watcher: Option<Arc<Watcher>>,
     pub peers: BTreeMap<NodeId, Peer>,
     pub fetches: BTreeMap<RelPath, super::fetch::Plan>,
-    /// Hard links that are being applied.
-    pub linking: BTreeMap<RelPath, Entry>,
     pub shelf: Shelf,
     pub waiters: Vec<Waiter>,
     pub next_waiter: u64,
@@ -127,6 +125,8 @@ pub(super) struct Actor {
     pub full_scans: u64,
     pub missed_events: u64,
     pub turn: Turn,
+    /// Hard links on their way, by path: names of one group that arrive together become one file.
+    pub linking: BTreeMap<RelPath, Entry>,
     /// Applies that are handed out.
     pub applying: usize,
     pub started: Instant,

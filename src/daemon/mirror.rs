@@ -286,7 +286,8 @@ impl Actor {
             return Ok(Source::LinkTo(row.record.path));
         }
         // Applies are carried out in order: a name that is on its way is there by then.
-        let coming = |(path, other): &(&RelPath, &Entry)| **path != record.path && other.same(entry);
+        let coming =
+            |(path, other): &(&RelPath, &Entry)| **path != record.path && other.same(entry);
         if entry.group().is_some()
             && let Some((path, _)) = self.linking.iter().find(coming)
         {

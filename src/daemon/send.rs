@@ -3,6 +3,7 @@
 //! The backlog is the index: a lane that is behind is filled from its rows, as fast as the peer
 //! takes them. A lane that is not behind gets what a turn stored straight from memory.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::actor::{Actor, Bulk};
@@ -10,7 +11,7 @@ use super::workers::Job;
 use crate::engine::session::Outgoing;
 use crate::engine::{self, Class, Input};
 use crate::index::{IndexError, Row};
-use crate::model::{Incarnation, Lane, NodeId, Sequence, limits};
+use crate::model::{Incarnation, Lane, NodeId, RelPath, Sequence, limits};
 use crate::net::{
     Ack, Announce, Announced, ControlMessage, LaneError, LaneSender, LinkHandle, MountHello,
     MountState,
@@ -283,9 +284,43 @@ impl Actor {
             .iter()
             .map(|row| announced(row, row.ordered || barrier(row), promised, None))
             .collect();
+        let records = self.with_parents(id, records)?;
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         peer.loading[lane as usize] = true;
         drop(self.workers.jobs.send(Job::Load { peer: id, lane, records, through }));
         Ok(())
+    }
+
+    /// Puts directories that the peer has not been sent before what is in them. A directory moves
+    /// behind its children in the order of changes whenever its time moves with them.
+    fn with_parents(
+        &self,
+        id: NodeId,
+        records: Vec<Announced>,
+    ) -> Result<Vec<Announced>, IndexError> {
+        let Some(out) = self.peers.get(&id).and_then(|peer| peer.out.as_ref()) else {
+            return Ok(records);
+        };
+        let mut known = BTreeSet::from([RelPath::root()]);
+        let mut all = Vec::with_capacity(records.len());
+        for record in records {
+            let mut missing = Vec::new();
+            let mut dir = record.record.path.parent().filter(|_| record.record.is_live());
+            while let Some(path) = dir.filter(|path| known.insert(path.clone())) {
+                let row = self.index.row(&path)?.filter(|row| row.record.is_dir());
+                if let Some(row) = row.filter(|row| row.sequence > out.sent(row.lane)) {
+                    missing.push(Announced {
+                        sequence: Sequence(0),
+                        ..announced(&row, false, Sequence(0), None)
+                    });
+                }
+                dir = path.parent();
+            }
+            all.extend(missing.into_iter().rev());
+            known.insert(record.record.path.clone());
+            all.push(record);
+        }
+        Ok(all)
     }
 
     /// Whether records learned from others are to be passed on to this peer.
@@ -417,7 +452,7 @@ fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announce
             },
         );
         let (message, later) = rest.split_at(count);
-        let Some(progress) = message.last().map(|last| last.sequence) else { return true };
+        let Some(progress) = message.iter().map(|one| one.sequence).max() else { return true };
         let announce = Announce { records: message.to_vec(), progress };
         match lane.try_send(announce) {
             Ok(()) => {}

@@ -163,7 +163,8 @@ pub struct Announced {
     pub peer: NodeId,
     /// On which lane.
     pub lane: Lane,
-    /// Its sequence at the peer.
+    /// Its sequence at the peer. Zero for a directory that is announced ahead of its turn, for what
+    /// is below it; it comes again.
     pub sequence: Sequence,
     /// Visible only after everything of the peer up to here.
     pub after: Option<Sequence>,
@@ -408,10 +409,11 @@ impl Engine {
         (self.slots.len().saturating_sub(self.wants), self.wants)
     }
 
-    /// Whether more wants than [`limits::WANTS_MAX`] are open: bulk lanes are not to be read.
+    /// Whether more wants than [`limits::WANTS_MAX`] wait for content or failed: bulk lanes are not
+    /// to be read. Those that wait for other records do not count: they may be what is still to come.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.wants >= limits::WANTS_MAX
+        self.fetches_waiting.len() + self.problems.count() >= limits::WANTS_MAX
     }
 
     /// Whether every local change that was hinted so far is stored. Files that are still open for

@@ -58,7 +58,8 @@ impl Engine {
             return;
         }
         let source = Source { first: sequence, sequence, after };
-        self.add_want(&path, theirs, (peer, lane), source, content);
+        let source = (sequence != Sequence(0)).then_some(((peer, lane), source));
+        self.add_want(&path, theirs, source, content);
         self.step(now, &path);
     }
 
@@ -66,44 +67,25 @@ impl Engine {
         &mut self,
         path: &RelPath,
         theirs: Record,
-        from: (NodeId, Lane),
-        mut source: Source,
+        source: Option<((NodeId, Lane), Source)>,
         here: bool,
     ) {
         let slot = self.slots.entry(path.clone()).or_default();
         let content = if here { Content::Here } else { Content::Absent };
-        let Some(want) = &mut slot.want else {
+        if let Some(want) = &mut slot.want {
+            want.offer(theirs, content);
+        } else {
             self.wants += 1;
-            let sources = BTreeMap::from([(from, source)]);
-            slot.want = Some(new_want(theirs, sources, content));
-            self.peers.entry(from.0).or_default().add(from.1, &source);
-            return;
-        };
-        if let Some(older) = want.sources.get(&from).copied() {
+            slot.want = Some(new_want(theirs, BTreeMap::new(), content));
+        }
+        let (Some((from, mut source)), Some(want)) = (source, &mut slot.want) else { return };
+        let incoming = self.peers.entry(from.0).or_default();
+        if let Some(older) = want.sources.get(&from) {
             source.first = older.first;
-            self.peers.entry(from.0).or_default().remove(from.1, &older);
+            incoming.remove(from.1, older);
         }
-        let replaced = match reconcile(Some(&want.record), &theirs) {
-            Verdict::Keep => false,
-            Verdict::Learn(version) => {
-                want.record.version = version;
-                false
-            }
-            Verdict::Take { version, .. } => {
-                want.record = Record { version, ..theirs };
-                true
-            }
-        };
-        if replaced {
-            want.content = content;
-            want.retry_ms = 0;
-            want.attempts = 0;
-        } else if here && want.content == Content::Absent {
-            // The same record from another peer; content of a loser is put away by its name.
-            want.retry_ms = 0;
-        }
+        incoming.add(from.1, &source);
         want.sources.insert(from, source);
-        self.peers.entry(from.0).or_default().add(from.1, &source);
     }
 
     pub(super) fn journaled(&mut self, now: Now, record: Record) {
@@ -516,6 +498,22 @@ impl Engine {
         let peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
         peers.into_iter().for_each(|peer| self.release_held(now, peer));
         self.step(now, path);
+    }
+}
+
+impl Want {
+    /// Another record of the same path: the better one is wanted.
+    fn offer(&mut self, theirs: Record, content: Content) {
+        match reconcile(Some(&self.record), &theirs) {
+            Verdict::Keep => {}
+            Verdict::Learn(version) => self.record.version = version,
+            Verdict::Take { version, .. } => {
+                self.record = Record { version, ..theirs };
+                self.content = content;
+                self.retry_ms = 0;
+                self.attempts = 0;
+            }
+        }
     }
 }
 

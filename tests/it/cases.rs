@@ -34,74 +34,154 @@ const fn case(name: &'static str, make: fn(&Path), change: fn(&Path), check: fn(
 /// Every case.
 pub(crate) const CASES: &[Case] = &[
     case("create", |_| {}, |d| write(d, "new", "text"), |d| has(d, "new", "text")),
-    case("modify", |d| write(d, "f", "old"), |d| write(d, "f", "new text"), |d| {
-        has(d, "f", "new text");
-    }),
-    case("modify-same-size", |d| write(d, "f", "old"), |d| write(d, "f", "new"), |d| {
-        has(d, "f", "new");
-    }),
-    case("replace-by-rename", |d| write(d, "f", "old"), replace, |d| {
-        has(d, "f", "new");
-        gone(d, "f.tmp");
-    }),
-    case("exchange", make_two, |d| rename(d, "a", "b", RenameFlags::EXCHANGE), |d| {
-        has(d, "a", "of b");
-        has(d, "b", "of a");
-    }),
-    case("exchange-directories", make_two_trees, |d| rename(d, "a", "b", RenameFlags::EXCHANGE), |d| {
-        has(d, "a/file", "of b");
-        has(d, "b/file", "of a");
-    }),
+    case(
+        "modify",
+        |d| write(d, "f", "old"),
+        |d| write(d, "f", "new text"),
+        |d| {
+            has(d, "f", "new text");
+        },
+    ),
+    case(
+        "modify-same-size",
+        |d| write(d, "f", "old"),
+        |d| write(d, "f", "new"),
+        |d| {
+            has(d, "f", "new");
+        },
+    ),
+    case(
+        "replace-by-rename",
+        |d| write(d, "f", "old"),
+        replace,
+        |d| {
+            has(d, "f", "new");
+            gone(d, "f.tmp");
+        },
+    ),
+    case(
+        "exchange",
+        make_two,
+        |d| rename(d, "a", "b", RenameFlags::EXCHANGE),
+        |d| {
+            has(d, "a", "of b");
+            has(d, "b", "of a");
+        },
+    ),
+    case(
+        "exchange-directories",
+        make_two_trees,
+        |d| rename(d, "a", "b", RenameFlags::EXCHANGE),
+        |d| {
+            has(d, "a/file", "of b");
+            has(d, "b/file", "of a");
+        },
+    ),
     case("tmpfile-and-link", |_| {}, link_tmpfile, |d| has(d, "linked", "without a name")),
     case("append", |d| write(d, "f", "one "), append, |d| has(d, "f", "one two")),
     case("truncate", |d| write(d, "f", "long text"), truncate, |d| has(d, "f", "long")),
-    case("truncate-to-nothing", |d| write(d, "f", "text"), |d| write(d, "f", ""), |d| has(d, "f", "")),
+    case(
+        "truncate-to-nothing",
+        |d| write(d, "f", "text"),
+        |d| write(d, "f", ""),
+        |d| has(d, "f", ""),
+    ),
     case("chmod", |d| write(d, "f", ""), |d| chmod(d, "f", 0o640), |d| mode(d, "f", 0o640)),
     case("chmod-directory", |d| mkdir(d, "s"), |d| chmod(d, "s", 0o2711), |d| mode(d, "s", 0o2711)),
     case("chown", |d| write(d, "f", "x"), |d| chown(d, 33, 1234), |d| owner(d, 33, 1234)),
-    case("times", make_times, |d| set_time(d, "f", 1_000_000_000, 123_456_789), |d| {
-        time(d, "f", 1_000_000_000, 123_456_789);
-        time(d, "old", -86_400, 999_999_999);
-        time(d, "old-directory", -1, 1);
-        time(d, "late", 4_089_225_600, 5);
-        time(d, "link", -7, 7);
-    }),
-    case("attributes", |d| make_attributes(d), change_attributes, |d| {
-        attribute(d, "f", "user.color", Some(b"green"));
-        attribute(d, "f", "user.gone", None);
-        attribute(d, "s", "user.of-directory", Some(&[0, 255, 10]));
-    }),
-    case("acl", |d| make_acl(d), change_acl, |d| {
-        attribute(d, "f", ACCESS, Some(&acl(7)));
-        attribute(d, "s", DEFAULT, Some(&acl(5)));
-        attribute(d, "without", ACCESS, None);
-    }),
+    case(
+        "times",
+        make_times,
+        |d| set_time(d, "f", 1_000_000_000, 123_456_789),
+        |d| {
+            time(d, "f", 1_000_000_000, 123_456_789);
+            time(d, "old", -86_400, 999_999_999);
+            time(d, "old-directory", -1, 1);
+            time(d, "late", 4_089_225_600, 5);
+            time(d, "link", -7, 7);
+        },
+    ),
+    case(
+        "attributes",
+        |d| make_attributes(d),
+        change_attributes,
+        |d| {
+            attribute(d, "f", "user.color", Some(b"green"));
+            attribute(d, "f", "user.gone", None);
+            attribute(d, "s", "user.of-directory", Some(&[0, 255, 10]));
+        },
+    ),
+    case(
+        "acl",
+        |d| make_acl(d),
+        change_acl,
+        |d| {
+            attribute(d, "f", ACCESS, Some(&acl(7)));
+            attribute(d, "s", DEFAULT, Some(&acl(5)));
+            attribute(d, "without", ACCESS, None);
+        },
+    ),
     case("mkdir", |_| {}, |d| mkdir(d, "a/b/c"), |d| assert!(d.join("a/b/c").is_dir())),
-    case("rmdir", |d| mkdir(d, "a/b"), |d| fs::remove_dir(d.join("a/b")).unwrap(), |d| {
-        assert!(d.join("a").is_dir());
-        gone(d, "a/b");
-    }),
-    case("remove-tree", |d| tree(d, "t"), |d| fs::remove_dir_all(d.join("t")).unwrap(), |d| {
-        gone(d, "t");
-    }),
-    case("unlink", |d| write(d, "f", "x"), |d| fs::remove_file(d.join("f")).unwrap(), |d| gone(d, "f")),
-    case("rename-file", |d| write(d, "f", "x"), |d| mv(d, "f", "g"), |d| {
-        has(d, "g", "x");
-        gone(d, "f");
-    }),
-    case("rename-over", make_two, |d| mv(d, "a", "b"), |d| {
-        has(d, "b", "of a");
-        gone(d, "a");
-    }),
-    case("rename-tree", |d| tree(d, "t"), |d| mv(d, "t", "u"), |d| {
-        gone(d, "t");
-        is_tree(d, "u");
-    }),
+    case(
+        "rmdir",
+        |d| mkdir(d, "a/b"),
+        |d| fs::remove_dir(d.join("a/b")).unwrap(),
+        |d| {
+            assert!(d.join("a").is_dir());
+            gone(d, "a/b");
+        },
+    ),
+    case(
+        "remove-tree",
+        |d| tree(d, "t"),
+        |d| fs::remove_dir_all(d.join("t")).unwrap(),
+        |d| {
+            gone(d, "t");
+        },
+    ),
+    case(
+        "unlink",
+        |d| write(d, "f", "x"),
+        |d| fs::remove_file(d.join("f")).unwrap(),
+        |d| gone(d, "f"),
+    ),
+    case(
+        "rename-file",
+        |d| write(d, "f", "x"),
+        |d| mv(d, "f", "g"),
+        |d| {
+            has(d, "g", "x");
+            gone(d, "f");
+        },
+    ),
+    case(
+        "rename-over",
+        make_two,
+        |d| mv(d, "a", "b"),
+        |d| {
+            has(d, "b", "of a");
+            gone(d, "a");
+        },
+    ),
+    case(
+        "rename-tree",
+        |d| tree(d, "t"),
+        |d| mv(d, "t", "u"),
+        |d| {
+            gone(d, "t");
+            is_tree(d, "u");
+        },
+    ),
     case("rename-tree-and-back", |d| tree(d, "t"), rename_and_back, |d| is_tree(d, "t")),
-    case("rename-into", make_into, |d| mv(d, "t", "deeper/down/t"), |d| {
-        gone(d, "t");
-        is_tree(d, "deeper/down/t");
-    }),
+    case(
+        "rename-into",
+        make_into,
+        |d| mv(d, "t", "deeper/down/t"),
+        |d| {
+            gone(d, "t");
+            is_tree(d, "deeper/down/t");
+        },
+    ),
     case("symlinks", make_links, change_links, |d| {
         target(d, "absolute", "/etc/hostname");
         target(d, "dangling", "not/there\n");
@@ -114,17 +194,27 @@ pub(crate) const CASES: &[Case] = &[
         has(d, "split", "on its own");
         assert_ne!(inode(d, "split"), inode(d, "was-linked"), "the link is broken");
     }),
-    case("hard-link-later", |d| write(d, "f", "x"), |d| link(d, "f", "g"), |d| same_file(d, &["f", "g"])),
-    case("sparse", |d| make_sparse(d), change_sparse, |d| {
-        for name in ["f", "only-a-hole"] {
-            let found = fs::metadata(d.join(name)).unwrap();
-            let (disk, size) = (found.blocks() * 512, found.len());
-            assert!(disk < size / 2, "{name} occupies {disk} of {size} bytes");
-        }
-        let mut end = [0; 3];
-        File::open(d.join("f")).unwrap().read_exact_at(&mut end, SPARSE_BYTES).unwrap();
-        assert_eq!(b"END", &end);
-    }),
+    case(
+        "hard-link-later",
+        |d| write(d, "f", "x"),
+        |d| link(d, "f", "g"),
+        |d| same_file(d, &["f", "g"]),
+    ),
+    case(
+        "sparse",
+        |d| make_sparse(d),
+        change_sparse,
+        |d| {
+            for name in ["f", "only-a-hole"] {
+                let found = fs::metadata(d.join(name)).unwrap();
+                let (disk, size) = (found.blocks() * 512, found.len());
+                assert!(disk < size / 2, "{name} occupies {disk} of {size} bytes");
+            }
+            let mut end = [0; 3];
+            File::open(d.join("f")).unwrap().read_exact_at(&mut end, SPARSE_BYTES).unwrap();
+            assert_eq!(b"END", &end);
+        },
+    ),
     case("types", make_types, change_types, |d| {
         has(d, "file-to-directory/inside", "x");
         has(d, "directory-to-file", "now a file");
@@ -143,21 +233,36 @@ pub(crate) const CASES: &[Case] = &[
         has(d, &format!("{0}/{0}", "d".repeat(255)), "new");
     }),
     case("long-path", |d| deep(d, "old"), |d| deep(d, "new"), |d| assert_eq!("new", read_deep(d))),
-    case("modes", make_modes, |d| write(d, "secret", "still secret"), |d| {
-        mode(d, "secret", 0);
-        has(d, "secret", "still secret");
-        mode(d, "setuid", 0o4755);
-        mode(d, "closed", 0);
-        has(d, "closed/inside", "x");
-        mode(d, "sticky", 0o1777);
-    }),
-    case("empty", |d| write(d, "f", ""), |d| mkdir(d, "s"), |d| {
-        has(d, "f", "");
-        assert_eq!(0, fs::read_dir(d.join("s")).unwrap().count());
-    }),
-    case("medium-file", |d| medium(d, 3), |d| medium(d, 5), |d| {
-        assert!(fs::read(d.join("f")).unwrap() == vec![5; 3 << 20], "3 MiB of fives");
-    }),
+    case(
+        "modes",
+        make_modes,
+        |d| write(d, "secret", "still secret"),
+        |d| {
+            mode(d, "secret", 0);
+            has(d, "secret", "still secret");
+            mode(d, "setuid", 0o4755);
+            mode(d, "closed", 0);
+            has(d, "closed/inside", "x");
+            mode(d, "sticky", 0o1777);
+        },
+    ),
+    case(
+        "empty",
+        |d| write(d, "f", ""),
+        |d| mkdir(d, "s"),
+        |d| {
+            has(d, "f", "");
+            assert_eq!(0, fs::read_dir(d.join("s")).unwrap().count());
+        },
+    ),
+    case(
+        "medium-file",
+        |d| medium(d, 3),
+        |d| medium(d, 5),
+        |d| {
+            assert!(fs::read(d.join("f")).unwrap() == vec![5; 3 << 20], "3 MiB of fives");
+        },
+    ),
 ];
 
 const SPARSE_BYTES: u64 = 8 << 20;
@@ -165,8 +270,16 @@ const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 /// Levels of 256 bytes each: more than PATH_MAX.
 const DEEP_LEVELS: usize = 20;
-const NAMES: &[&[u8]] =
-    &[b"\xff\xfe not utf-8", b"new\nline", b" ", b"-rf", b"*", b"tab\t\"quote\" \\", b"\x01\x7f", "ü€😀".as_bytes()];
+const NAMES: &[&[u8]] = &[
+    b"\xff\xfe not utf-8",
+    b"new\nline",
+    b" ",
+    b"-rf",
+    b"*",
+    b"tab\t\"quote\" \\",
+    b"\x01\x7f",
+    "ü€😀".as_bytes(),
+];
 
 fn write(dir: &Path, name: &str, text: &str) {
     fs::write(dir.join(name), text).unwrap();
@@ -432,7 +545,8 @@ fn make_types(dir: &Path) {
 }
 
 fn change_types(dir: &Path) {
-    for name in ["file-to-directory", "file-to-symlink", "symlink-to-file", "symlink-to-directory"] {
+    for name in ["file-to-directory", "file-to-symlink", "symlink-to-file", "symlink-to-directory"]
+    {
         fs::remove_file(dir.join(name)).unwrap();
     }
     for name in ["directory-to-file", "directory-to-symlink", "full-directory-to-file"] {

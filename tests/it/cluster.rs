@@ -191,9 +191,7 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn wait_ready(&mut self, n: usize) {
         let what = format!("an answer of node {n}");
-        self.wait_until(READY, &what, |cluster| {
-            cluster.node(n).status().map(drop)
-        });
+        self.wait_until(READY, &what, |cluster| cluster.node(n).status().map(drop));
     }
 
     /// Waits until every mount is the same on all running nodes, by our own comparison.
@@ -274,7 +272,11 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if thread::panicking() {
             for node in self.nodes.iter().filter(|node| node.running.is_some()) {
-                eprintln!("--- status of {}\n{}", node.name, lossy(&node.trefoil(&["status"]).stdout));
+                eprintln!(
+                    "--- status of {}\n{}",
+                    node.name,
+                    lossy(&node.trefoil(&["status"]).stdout)
+                );
             }
         }
         for node in &mut self.nodes {

@@ -162,8 +162,14 @@ fn check_losers(cluster: &mut Cluster) {
             let mut both = [kept.as_str(), winner.as_str()];
             both.sort_unstable();
             assert_eq!(["of node 1", "of node 3"], both, "{path} on node {n}");
-            assert_eq!(kept.trim_start_matches("of node "), &conflict["origin"].as_str().unwrap()[1..]);
-            assert_eq!((MOUNT, 9), (conflict["mount"].as_str().unwrap(), conflict["bytes"].as_u64().unwrap()));
+            assert_eq!(
+                kept.trim_start_matches("of node "),
+                &conflict["origin"].as_str().unwrap()[1..]
+            );
+            assert_eq!(
+                (MOUNT, 9),
+                (conflict["mount"].as_str().unwrap(), conflict["bytes"].as_u64().unwrap())
+            );
         }
     }
     let id_of = |cluster: &Cluster, path: &str| {

@@ -193,7 +193,8 @@ fn assert_memory_is_bounded(cluster: &Cluster, n: usize) {
 /// Bytes that no compression makes smaller.
 fn write_noise(path: &Path, bytes: u64) {
     let mut file = File::create(path).unwrap();
-    let mut noise = blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof();
+    let mut noise =
+        blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof();
     let mut buffer = vec![0; 1 << 20];
     for _ in 0..bytes >> 20 {
         noise.fill(&mut buffer);

@@ -81,9 +81,15 @@ impl<'m> Placer<'m> {
             if touched || self.linked.contains(&signature.inode) {
                 match self.look_once_more(&request.path, signature) {
                     Some(now) => *signature = now,
-                    None => *outcome = Outcome::Changed,
+                    None => {
+                        *outcome = Outcome::Changed;
+                        continue;
+                    }
                 }
             }
+            // A child that was made meanwhile moved the time: the next look must not pass over it.
+            let target = request.target.as_ref().filter(|target| target.is_dir());
+            signature.racy |= target.is_some_and(|target| target.meta.mtime != signature.mtime);
         }
         let in_place: Vec<&[u8]> = self.in_place.iter().map(RelPath::as_bytes).collect();
         if let Err(e) = sync::changed(self.mount, &dirs.changed, &in_place, self.displaced) {

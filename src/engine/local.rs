@@ -42,7 +42,9 @@ impl Engine {
         if path.is_root() || class == Class::Local {
             return;
         }
-        if matches!(kind, HintKind::Created | HintKind::Gone | HintKind::Moved) {
+        // A file that was made and closed since may be told as closed only.
+        let made = matches!(kind, HintKind::Closed | HintKind::Created | HintKind::Moved);
+        if made || kind == HintKind::Gone {
             self.touch_parent(now, &path);
         }
         let settle = self.settle_ms(class);

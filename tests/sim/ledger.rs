@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trefoil::engine::{Engine, Input, Output};
-use trefoil::model::{ContentId, Entry, Kind, NodeId, Record, RelPath, limits};
+use trefoil::engine::{Engine, Hint, Input, Output};
+use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, limits};
 
 use trefoil::engine::policy::Class;
 
 use crate::disk::Inode;
-use crate::mirror::{Job, show};
+use crate::mirror::{Job, show, show_entry};
 use crate::profile::Writers;
 use crate::world::World;
 
@@ -32,7 +32,7 @@ pub struct Ledger {
     /// What a write replaced, on the disk where it was made.
     previous: BTreeMap<ContentId, ContentId>,
     /// Content that someone who had it before him replaced or removed.
-    superseded: BTreeSet<ContentId>,
+    superseded: BTreeMap<ContentId, BTreeSet<usize>>,
     destroyed: BTreeSet<(ContentId, RelPath)>,
     /// Content whose metadata or place was changed: a concurrent removal does not win.
     edited: BTreeSet<ContentId>,
@@ -54,7 +54,7 @@ impl World {
     /// An application is about to replace or remove what is at the path.
     pub fn supersede(&mut self, at: usize, path: &RelPath) {
         if let Some(content) = self.content_at(at, path) {
-            self.ledger.superseded.insert(content);
+            self.ledger.superseded.entry(content).or_default().insert(at);
             self.ledger.destroyed.insert((content, path.clone()));
         }
     }
@@ -73,7 +73,9 @@ impl World {
                 let inode = self.nodes[at].disk.at(path).filter(|inode| inode.writers == 0)?;
                 let content = inode.content()?.id;
                 let write = self.ledger.finished.get(&content)?;
-                (write.node == at && !self.is_local(path)).then(|| (path.clone(), content))
+                let forgets = self.policy.class(path) == Class::Barrier && !self.remembers_order();
+                let counts = write.node == at && !self.is_local(path) && !forgets;
+                counts.then(|| (path.clone(), content))
             };
             let writes = self.nodes[at].disk.paths().filter_map(own).collect();
             self.ledger.barriers.insert(content, Before { node: at, writes });
@@ -106,7 +108,7 @@ impl World {
             let Some(inode) = self.nodes[at].disk.at(&path) else { continue };
             let Some(content) = inode.content().map(|content| content.id) else { continue };
             if self.is_local(&path) {
-                self.ledger.superseded.insert(content);
+                self.ledger.superseded.entry(content).or_default().insert(at);
             } else if inode.writers == 0 && !self.ledger.finished.contains_key(&content) {
                 self.ledger.finished.insert(content, Write { node: at, path: path.clone() });
             }
@@ -115,6 +117,13 @@ impl World {
 
     pub fn taken_open(&mut self, content: ContentId) {
         self.ledger.taken_open.insert(content);
+    }
+
+    /// Whether no node has to find out by a scan what was written first.
+    fn remembers_order(&self) -> bool {
+        let profile = &self.profile;
+        profile.crashes + profile.power_cuts + profile.index_losses + profile.overflows == 0
+            && !profile.late_joiner
     }
 
     /// Whether there is but one who writes below each directory, and nobody forgot anything.
@@ -162,7 +171,11 @@ impl World {
     fn check_barrier(&mut self, at: usize, barrier: &RelPath, content: Option<ContentId>) {
         let before = content.and_then(|content| self.ledger.barriers.get(&content));
         let Some(Before { node, writes }) = before else { return };
-        let late = writes.iter().find(|(path, content)| match self.content_at(at, path) {
+        let replaced = |content: &ContentId| {
+            self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
+        };
+        let mut writes = writes.iter().filter(|(_, content)| !replaced(content));
+        let late = writes.find(|(path, content)| match self.content_at(at, path) {
             Some(there) => self.comes_before(there, *content),
             None => {
                 let mut gone = self.ledger.gone.iter();
@@ -209,7 +222,15 @@ impl World {
                     let theirs = show(&a.theirs);
                     format!("announced by {peer:?} {lane:?} {sequence} after {after:?}: {theirs}")
                 }
-                Input::Seen(seen) => format!("seen {} {:?}", seen.path, seen.found),
+                Input::Seen(seen) => match &seen.found {
+                    Found::Entry { entry, .. } => format!("seen {} {}", seen.path, show_entry(entry)),
+                    other => format!("seen {} {other:?}", seen.path),
+                },
+                Input::Applied { path, .. } => format!("applied {path}"),
+                Input::Hinted(hints) => {
+                    let one = |hint: &Hint| format!("{} {:?} ", hint.path, hint.kind);
+                    format!("hinted {}", hints.iter().map(one).collect::<String>())
+                }
                 Input::Swept(record) => format!("swept {}", show(record)),
                 Input::Journaled(record) => format!("journaled {}", show(record)),
                 other => format!("{other:?}"),
@@ -226,6 +247,7 @@ impl World {
                     let ours = ours.as_ref().map(show);
                     format!("apply {} over {ours:?} {displaced:?}", show(record))
                 }
+                Output::Refresh { path, .. } => format!("refresh {path}"),
                 other => format!("{other:?}"),
             };
             self.note(|_| format!("n{at} > {text}"));
@@ -294,7 +316,7 @@ impl World {
             let derived = self.policy.class(&write.path) == Class::Derived;
             let moved = self.ledger.edited.contains(content);
             if !(kept.contains(content)
-                || self.ledger.superseded.contains(content)
+                || self.ledger.superseded.contains_key(content)
                 || derived
                 || moved && self.any_derived_move())
             {

@@ -83,15 +83,16 @@ fn fresh_seeds_keep_the_promises() {
     for seed in base..base + count {
         if env("SIM_SURVEY").is_some() {
             let report = run(seed, false);
-            failures.extend(report.failure.map(|failure| (seed, failure)));
+            failures.extend(report.failure.map(|failure| (report.steps, seed, failure)));
             continue;
         }
         let report = check(seed);
         steps += report.steps;
         applied += report.applied;
     }
-    for (seed, failure) in &failures {
-        eprintln!("seed {seed}: {failure}");
+    failures.sort();
+    for (steps, seed, failure) in &failures {
+        eprintln!("seed {seed}: {failure} ({steps} steps)");
     }
     assert!(failures.is_empty(), "{} of {count} seeds failed", failures.len());
     eprintln!("{count} seeds, {steps} steps, {applied} applies in {:?}", start.elapsed());

@@ -224,6 +224,7 @@ impl World {
                 }
                 Output::Finished(path) => {
                     self.nodes[at].shelf.retain(|(other, _)| *other != path);
+                    self.nodes[at].index.forget_apply(&path);
                 }
             }
         }
@@ -316,7 +317,13 @@ impl World {
     pub fn apply_next(&mut self, at: usize) {
         let Some(job) = self.nodes[at].group.pop_front() else { return };
         let outcome = self.apply(at, &job);
-        self.note(|_| format!("n{at} applied {} {outcome:?}", show(&job.record)));
+        self.note(|_| {
+            let text = match &outcome {
+                Outcome::Done(_) => "done".to_owned(),
+                other => format!("{other:?}"),
+            };
+            format!("n{at} applied {} {text}", show(&job.record))
+        });
         let path = job.record.path;
         self.nodes[at].done.push(Feed::Applied { path, outcome });
         let node = &mut self.nodes[at];
@@ -504,23 +511,27 @@ fn list(
     seen.filter(|(_, path)| !policy.skips(path)).map(|(s, path)| (path, s)).collect()
 }
 
+/// An entry in a few letters.
+pub fn show_entry(entry: &Entry) -> String {
+    let what = match &entry.kind {
+        Kind::Dir => "/".to_owned(),
+        Kind::File { content, .. } => format!("{content:?}"),
+        Kind::Symlink { .. } => "@".to_owned(),
+    };
+    let (mode, time) = (entry.meta.mode, entry.meta.mtime);
+    format!("{what} {mode:o} {}.{:03}", time.secs % 100_000, time.nanos / 1_000_000)
+}
+
 /// A record on one line.
 pub fn show(record: &Record) -> String {
-    let what = match record.entry.as_ref().map(|entry| &entry.kind) {
-        None => "-".to_owned(),
-        Some(Kind::Dir) => "/".to_owned(),
-        Some(Kind::File { content, size, .. }) => format!("{content:?}:{size}"),
-        Some(Kind::Symlink { .. }) => "@".to_owned(),
-    };
+    let what = record.entry.as_ref().map_or_else(|| "-".to_owned(), show_entry);
     let version = &record.version;
     let short = |n: u64| n % 1_000_000_000_000_000 / 1000;
     let pairs = |v: &trefoil::model::VersionVector| -> String {
         v.pairs().map(|(n, c)| format!("{:x}:{} ", n.0, short(c))).collect()
     };
-    let mtime = record.entry.as_ref().map_or(0, |e| e.meta.mtime.secs % 10_000);
-    let nanos = record.entry.as_ref().map_or(0, |e| e.meta.mtime.nanos / 1_000_000);
     format!(
-        "{} {what} t{mtime}.{nanos:03} by {:x}:{}{} [{}| {}] touched {:x}:{}",
+        "{} {what} by {:x}:{}{} [{}| {}] touched {:x}:{}",
         record.path,
         version.stamp.node.0,
         short(version.stamp.counter),

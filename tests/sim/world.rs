@@ -341,7 +341,7 @@ impl World {
             eprintln!("{line}");
         }
         if let Some(traces) = &mut self.traces {
-            if traces.len() >= 400 {
+            if traces.len() >= 3000 {
                 traces.pop_front();
             }
             traces.push_back(line);

@@ -4,7 +4,7 @@ use super::clock::Now;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Dirty, Want};
+use super::slot::{Busy, Dirty};
 use super::{Engine, Hint, HintKind, Output, Seen};
 use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version, limits};
 
@@ -39,11 +39,11 @@ impl Engine {
 
     fn hint(&mut self, now: Now, Hint { path, kind }: Hint) {
         let class = self.class(&path);
-        if path.is_root() || class == Class::Local {
-            return;
-        }
         if matches!(kind, HintKind::Created | HintKind::Gone | HintKind::Moved) {
             self.touch_parent(now, &path);
+        }
+        if path.is_root() || class == Class::Local {
+            return;
         }
         let settle = self.settle_ms(class);
         let wait = if kind == HintKind::Written { settle } else { 0 };
@@ -59,6 +59,7 @@ impl Engine {
             list: false,
             touch: false,
             emptied: false,
+            glimpse: None,
             attempts: 0,
         });
         if class == Class::Barrier && dirty.order != order {
@@ -81,6 +82,9 @@ impl Engine {
     /// The directory's time moved with its child; that is not worth a look each time.
     fn touch_parent(&mut self, now: Now, path: &RelPath) {
         let Some(parent) = path.parent().filter(|p| !p.is_root()) else { return };
+        if self.class(&parent) == Class::Local {
+            return;
+        }
         if self.slots.get(&parent).is_some_and(|slot| slot.dirty.is_some()) {
             return;
         }
@@ -105,6 +109,7 @@ impl Engine {
             list: false,
             touch: false,
             emptied: false,
+            glimpse: None,
             attempts: 0,
         });
         dirty.due_ms = dirty.due_ms.min(at + in_ms);
@@ -155,7 +160,11 @@ impl Engine {
 
     /// Reads the barriers that nothing unread arrived before.
     pub(super) fn release_barriers(&mut self, now: Now) {
-        if self.barriers.is_empty() || self.stopped || !self.listings.is_empty() {
+        if self.barriers.is_empty()
+            || self.stopped
+            || self.scanning
+            || !self.listings.is_empty()
+        {
             return;
         }
         let first = self.arrivals.keys().next().copied().unwrap_or(u64::MAX);
@@ -223,7 +232,41 @@ impl Engine {
                 self.problems.solve(&path);
                 self.gone(now, &seen, dirty);
             }
+            Found::Entry { signature, .. } if self.is_early(&path, &dirty, signature) => {
+                let glimpse = Some(*signature);
+                self.again_last(now, &path, Dirty { glimpse, ..dirty });
+            }
             Found::Entry { .. } => self.there(now, seen, dirty),
+        }
+    }
+
+    /// Whether a barrier may be newer than the hint that made us look: what was written before it
+    /// may be among the hints that came since.
+    fn is_early(&self, path: &RelPath, dirty: &Dirty, signature: &Signature) -> bool {
+        let unread = self.scanning || !self.arrivals.is_empty() || !self.listings.is_empty();
+        let seen_before = dirty.glimpse.is_some_and(|glimpse| glimpse.unchanged(signature));
+        unread && !seen_before && self.class(path) == Class::Barrier
+    }
+
+    /// Has a barrier read again after everything that was hinted so far.
+    fn again_last(&mut self, now: Now, path: &RelPath, mut dirty: Dirty) {
+        dirty.order = self.next_order;
+        self.next_order += 1;
+        self.arrivals.insert(dirty.order, path.clone());
+        self.again(now, path, dirty, 0);
+    }
+
+    /// A scan has told what was written before the barriers that wait.
+    pub(super) fn barriers_last(&mut self) {
+        let policy = std::sync::Arc::clone(&self.setup.policy);
+        for (path, slot) in &mut self.slots {
+            let Some(dirty) = slot.dirty.as_mut() else { continue };
+            if policy.class(path) == Class::Barrier {
+                self.arrivals.remove(&dirty.order);
+                dirty.order = self.next_order;
+                self.next_order += 1;
+                self.arrivals.insert(dirty.order, path.clone());
+            }
         }
     }
 
@@ -291,9 +334,8 @@ impl Engine {
             return;
         }
         self.complete(&mut entry, ours_live, &signature, group, now);
-        let want = self.slots.get_mut(&path).and_then(|slot| slot.want.as_mut());
-        if let Some(record) = want.and_then(|want| adopted(want, ours.as_ref(), &entry)) {
-            let from = self.source_of(&path);
+        if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry) {
+            let from = self.holder_of(&path, &record.version);
             self.outputs.push_back(Output::Store { record, signature: Some(signature), from });
         } else if ours_live.is_some_and(|ours| ours.same(&entry)) {
             self.outputs.push_back(Output::Refresh { path: path.clone(), signature });
@@ -362,6 +404,32 @@ impl Engine {
         }
     }
 
+    /// The wanted record with the version it gets here, if it is just what is on the disk: an apply
+    /// that was done before a crash could note it, or someone who made the same file. A directory
+    /// with another time was touched since.
+    fn adopted(
+        &mut self,
+        now: Now,
+        path: &RelPath,
+        ours: Option<&Record>,
+        entry: &Entry,
+    ) -> Option<Record> {
+        let want = self.slots.get(path)?.want.as_ref()?;
+        let there = want.record.entry.as_ref()?;
+        let touched = there.is_dir() && there.meta != entry.meta && is_touch(there, entry);
+        let same = there.same_kind_content(entry) && (touched || there.meta == entry.meta);
+        if !same || touched && self.setup.joining {
+            return None;
+        }
+        let Verdict::Take { version, .. } = reconcile(ours, &want.record) else { return None };
+        let mut record = Record { version, ..want.record.clone() };
+        if touched {
+            record.entry = Some(entry.clone());
+            record.version.touched = self.clock.stamp(now);
+        }
+        Some(record)
+    }
+
     /// The record of an edit made here: of a directory's time alone it is no edit.
     fn edited(&mut self, now: Now, path: &RelPath, entry: Entry, ours: Option<&Record>) -> Record {
         let stamp = self.clock.stamp(now);
@@ -411,20 +479,6 @@ impl Engine {
         self.listed_for_apply(dir);
         self.step(now, dir);
         self.release_barriers(now);
-    }
-}
-
-/// The wanted record with the version it gets here, if it is just what is on the disk: an apply
-/// that was done before a crash could note it, or someone who made the same file.
-fn adopted(want: &Want, ours: Option<&Record>, entry: &Entry) -> Option<Record> {
-    let there = want.record.entry.as_ref()?;
-    let same_time = there.meta == entry.meta || there.is_dir() && is_touch(there, entry);
-    if !there.same_kind_content(entry) || !same_time {
-        return None;
-    }
-    match reconcile(ours, &want.record) {
-        Verdict::Take { version, .. } => Some(Record { version, ..want.record.clone() }),
-        _ => None,
     }
 }
 

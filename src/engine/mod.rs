@@ -97,7 +97,9 @@ pub enum Input {
     PeerDown(NodeId),
     /// The mount is stopped (by a person or a guard), or goes on.
     Stopped(bool),
-    /// The first scan after start-up is complete.
+    /// watch: events were lost. A scan follows, and what it finds is hinted before anything newer.
+    Overflowed,
+    /// The scan after start-up, or after [`Input::Overflowed`], is complete.
     Scanned,
     /// Time has passed.
     Tick,
@@ -315,6 +317,8 @@ pub struct Engine {
     fetches_waiting: VecDeque<RelPath>,
     wants: usize,
     stopped: bool,
+    /// A scan is under way: nobody knows what was written before a barrier.
+    scanning: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -341,6 +345,7 @@ impl Engine {
             fetches_waiting: VecDeque::new(),
             wants: 0,
             stopped: false,
+            scanning: true,
             outputs: VecDeque::new(),
         }
     }
@@ -361,7 +366,8 @@ impl Engine {
             Input::PeerUp { peer, cursors, anew } => self.peer_up(peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
-            Input::Scanned => self.setup.joining = false,
+            Input::Overflowed => self.scanning = true,
+            Input::Scanned => self.scanned(now),
             Input::Tick => self.tick(now),
         }
     }
@@ -405,7 +411,7 @@ impl Engine {
     /// writing do not count: they are not finished.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        self.arrivals.is_empty() && self.listings.is_empty()
+        self.arrivals.is_empty() && self.listings.is_empty() && !self.scanning
     }
 
     /// Paths that failed, sorted by path, at most [`limits::PROBLEMS_MAX`]; and how many in all.
@@ -419,6 +425,13 @@ impl Engine {
     pub fn doing(&self, most: usize) -> Vec<(RelPath, String)> {
         let of = |(path, slot): (&RelPath, &Slot)| (path.clone(), slot.describe());
         self.slots.iter().take(most).map(of).collect()
+    }
+
+    fn scanned(&mut self, now: Now) {
+        self.setup.joining = false;
+        self.scanning = false;
+        self.barriers_last();
+        self.release_barriers(now);
     }
 
     fn set_stopped(&mut self, now: Now, stopped: bool) {

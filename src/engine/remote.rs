@@ -50,11 +50,12 @@ impl Engine {
         }
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
-            return;
+        } else {
+            let source = Source { first: sequence, sequence, after, holds: true };
+            self.add_want(&path, theirs, (peer, lane), source, content);
+            self.step(now, &path);
         }
-        let source = Source { first: sequence, sequence, after };
-        self.add_want(&path, theirs, (peer, lane), source, content);
-        self.step(now, &path);
+        self.release_held(now, peer);
     }
 
     fn add_want(
@@ -78,6 +79,8 @@ impl Engine {
             source.first = older.first;
             self.peers.entry(from.0).or_default().remove(from.1, &older);
         }
+        let announced = theirs.version.clone();
+        let wanted = want.record.version.clone();
         let replaced = match reconcile(Some(&want.record), &theirs) {
             Verdict::Keep => false,
             Verdict::Learn(version) => {
@@ -89,6 +92,10 @@ impl Engine {
                 true
             }
         };
+        if want.record.version != wanted {
+            want.sources.values_mut().for_each(|source| source.holds = false);
+        }
+        source.holds = want.record.version == announced;
         if replaced {
             want.content = content;
             want.retry_ms = 0;
@@ -111,11 +118,12 @@ impl Engine {
         self.look_again(now, &path, 0);
     }
 
-    /// Who a want was learned from.
-    pub(super) fn source_of(&self, path: &RelPath) -> Option<NodeId> {
+    /// A peer that holds just this version, as the path's want tells; nothing if every peer has to
+    /// be told of it, because it came of what was decided here.
+    pub(super) fn holder_of(&self, path: &RelPath, version: &Version) -> Option<NodeId> {
         let want = self.slots.get(path)?.want.as_ref()?;
-        let first = want.sources.keys().next().map(|&(peer, _)| peer);
-        Some(first.unwrap_or(want.record.version.stamp.node))
+        let holder = want.sources.iter().find(|(_, source)| source.holds);
+        holder.filter(|_| want.record.version == *version).map(|(&(peer, _), _)| peer)
     }
 
     pub(super) fn consider(&mut self, path: &RelPath) {
@@ -193,7 +201,7 @@ impl Engine {
     }
 
     fn store_taken(&mut self, record: Record) {
-        let from = self.source_of(&record.path);
+        let from = self.holder_of(&record.path, &record.version);
         self.outputs.push_back(Output::Store { record, signature: None, from });
     }
 
@@ -419,7 +427,7 @@ impl Engine {
         signature: Option<crate::model::Signature>,
     ) {
         let path = record.path.clone();
-        let from = self.source_of(&path);
+        let from = self.holder_of(&path, &record.version);
         let is_dir = record.is_dir();
         let stamp = (record.version.stamp, record.version.touched);
         self.problems.solve(&path);

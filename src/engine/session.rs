@@ -22,14 +22,15 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Goes on where the peer says it is.
+    /// Goes on where the peer says it is. `head` is our last sequence: it is promised at once, since
+    /// the peer may hold ordered records back that it got before the link, or our daemon, broke.
     #[must_use]
-    pub fn starting_at(cursors: &[(Lane, Sequence)]) -> Self {
+    pub fn starting_at(cursors: &[(Lane, Sequence)], head: Sequence) -> Self {
         let mut at = [Sequence(0); Lane::ALL.len()];
         for &(lane, sequence) in cursors {
             at[lane as usize] = sequence;
         }
-        Self { sent: at, durable: at, told: at, promised: Sequence(0), forward_since_ms: None }
+        Self { sent: at, durable: at, told: at, promised: head, forward_since_ms: None }
     }
 
     /// Up to where the lane was sent.
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_idle_lane_owes_progress_only_after_a_promise() {
-        let mut out = Outgoing::starting_at(&[(Lane::Normal, Sequence(5))]);
+        let mut out = Outgoing::starting_at(&[(Lane::Urgent, Sequence(5))], Sequence(5));
         assert_eq!(None, out.owed_progress(Lane::Urgent));
         out.promise(Sequence(9));
         assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Urgent));
@@ -108,8 +109,15 @@ mod tests {
     }
 
     #[test]
+    fn a_session_promises_what_an_earlier_one_may_have() {
+        let out = Outgoing::starting_at(&[(Lane::Normal, Sequence(9))], Sequence(9));
+        assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Release));
+        assert_eq!(None, out.owed_progress(Lane::Normal));
+    }
+
+    #[test]
     fn records_of_others_are_passed_on_after_a_while() {
-        let mut out = Outgoing::starting_at(&[]);
+        let mut out = Outgoing::starting_at(&[], Sequence(0));
         assert!(!out.forwards_now(100, false));
         assert!(out.forwards_now(100, true));
         assert!(out.forwards_now(100 + FORWARD_DELAY_MS, false));

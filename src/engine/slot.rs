@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Lane, NodeId, Record, Sequence};
+use crate::model::{Lane, NodeId, Record, Sequence, Signature};
 
 /// One path with something to do. A path at rest has no slot.
 #[derive(Debug, Default)]
@@ -46,6 +46,9 @@ pub(super) struct Dirty {
     pub touch: bool,
     /// Found empty once; taken for real when it is still so.
     pub emptied: bool,
+    /// A barrier as it was seen while other changes were still unread: it is taken when it is still
+    /// so after those.
+    pub glimpse: Option<Signature>,
     /// Reads that ended in nothing.
     pub attempts: u32,
 }
@@ -99,4 +102,6 @@ pub(super) struct Source {
     pub sequence: Sequence,
     /// Visible only after everything up to here.
     pub after: Option<Sequence>,
+    /// Whether this peer holds just what is wanted, so that it need not be told of it.
+    pub holds: bool,
 }

@@ -1,10 +1,11 @@
 //! What goes wrong: cuts, crashes, lost indexes, failing disks, clocks that jump.
 
+use trefoil::engine::Input;
 use trefoil::engine::policy::Class;
 use trefoil::model::Incarnation;
 
 use crate::index::Index;
-use crate::mirror::Task;
+use crate::mirror::{Feed, Task};
 use crate::world::{Event, MS, Micros, SECOND, World};
 
 #[derive(Debug, Clone)]
@@ -97,7 +98,8 @@ impl World {
                     node.hints.clear();
                     node.unwatched.clear();
                     node.scanning = true;
-                    self.hand_out(at, Task::Scan { first: false });
+                    self.feed(at, vec![Feed::Plain(Input::Overflowed)]);
+                    self.hand_out(at, Task::Scan);
                 }
             }
             Fault::FailingDisk(at) => {

@@ -1,6 +1,7 @@
 //! Carries out an engine's outputs on the modelled disk, index and network, as the daemon does.
 
 use trefoil::engine::clock::Now;
+use trefoil::engine::policy::Class;
 use trefoil::engine::{
     Announced, Considered, Displaced, Engine, Hint, HintKind, Input, Outcome, Output, Seen,
 };
@@ -17,7 +18,7 @@ pub enum Task {
     Read { path: RelPath, even_if_open: bool, known: Option<Signature> },
     List(RelPath),
     /// The whole mount, after a start or when the watcher's queue ran over.
-    Scan { first: bool },
+    Scan,
     Fetch { path: RelPath, content: ContentId, peers: Vec<NodeId> },
 }
 
@@ -167,10 +168,8 @@ impl World {
         let mut inputs = vec![Input::Hinted(hints)];
         match task {
             Task::List(_) => inputs.push(Input::Listed(dir)),
-            Task::Scan { first } => {
-                if *first {
-                    inputs.push(Input::Scanned);
-                }
+            Task::Scan => {
+                inputs.push(Input::Scanned);
                 self.nodes[at].scanning = false;
                 self.schedule_flush(at);
             }
@@ -265,12 +264,18 @@ impl World {
                 let (seen, dir) = (list(node, &self.policy, dir, wall_ns), dir.clone());
                 Feed::Listing { dir, seen, task }
             }
-            Task::Scan { .. } => {
+            Task::Scan => {
                 let dir = RelPath::root();
                 Feed::Listing { seen: list(node, &self.policy, &dir, wall_ns), dir, task }
             }
             Task::Fetch { path, content, peers } => self.fetch(at, path, content, &peers),
         };
+        // A barrier's look is answered after what the watcher had noticed by then.
+        if let Feed::Seen { path, .. } = &feed {
+            if self.policy.class(path) == Class::Barrier {
+                self.flush_hints(at);
+            }
+        }
         let wait = if self.rng.chance(5) { SECOND } else { 20 * MS };
         let wait = self.rng.below(wait);
         let life = self.nodes[at].life;
@@ -424,7 +429,6 @@ impl World {
 
     pub fn flush_hints(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        node.flushing = false;
         if node.scanning {
             return;
         }

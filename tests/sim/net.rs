@@ -67,7 +67,8 @@ impl World {
         let known = known.filter(|&(heard, _)| heard == incarnation);
         let anew = known.is_none();
         let cursors = known.map(|(_, cursors)| cursors).unwrap_or_default();
-        self.nodes[from].out.insert(to, Outgoing::starting_at(&cursors));
+        let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
+        self.nodes[from].out.insert(to, out);
         self.nodes[to].heard.insert(from, incarnation);
         self.feed(to, vec![Feed::Plain(Input::PeerUp { peer: id, cursors, anew })]);
     }

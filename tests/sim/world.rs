@@ -230,7 +230,10 @@ impl World {
         match event {
             Event::Op => self.operate(),
             Event::Write { node, writer } => self.write_on(node, writer),
-            Event::Flush { node, life } if self.is_life(node, life) => self.flush_hints(node),
+            Event::Flush { node, life } if self.is_life(node, life) => {
+                self.nodes[node].flushing = false;
+                self.flush_hints(node);
+            }
             Event::Look { node, life, task } if self.is_life(node, life) => self.look(node, task),
             Event::Answer { node, life, feeds } if self.is_life(node, life) => {
                 self.feed(node, feeds);
@@ -292,7 +295,7 @@ impl World {
         let journal: Vec<Record> = node.index.journal.values().cloned().collect();
         self.note(|_| format!("n{at} starts, joining {joining}, journal {}", journal.len()));
         self.feed(at, journal.into_iter().map(Feed::Journaled).collect());
-        self.hand_out(at, Task::Scan { first: true });
+        self.hand_out(at, Task::Scan);
         for other in (0..self.nodes.len()).filter(|&other| other != at) {
             let soon = self.rng.range(1, 500) * MS;
             self.schedule(soon, Event::Connect { a: at.min(other), b: at.max(other) });

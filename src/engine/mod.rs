@@ -363,7 +363,7 @@ impl Engine {
             Input::Fetched { path, content, result } => self.fetched(now, &path, content, result),
             Input::Applied { path, outcome } => self.applied(now, &path, outcome),
             Input::Journaled(record) => self.journaled(now, record),
-            Input::PeerUp { peer, cursors, anew } => self.peer_up(peer, &cursors, anew),
+            Input::PeerUp { peer, cursors, anew } => self.peer_up(now, peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
             Input::Overflowed => self.scanning = true,

@@ -15,25 +15,36 @@ use crate::model::{ContentId, Entry, Lane, NodeId, Record, RelPath, Sequence, Ve
 const SOON_MS: u64 = 20;
 
 impl Engine {
-    pub(super) fn peer_up(&mut self, peer: NodeId, cursors: &[(Lane, Sequence)], anew: bool) {
+    pub(super) fn peer_up(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        cursors: &[(Lane, Sequence)],
+        anew: bool,
+    ) {
         if anew {
             let paths: Vec<_> = self.slots.keys().cloned().collect();
-            paths.iter().for_each(|path| self.forget_sources(path, peer));
+            paths.iter().for_each(|path| self.forget_sources(now, path, peer));
             self.peers.remove(&peer);
         }
         self.peers.entry(peer).or_insert_with(|| Incoming::starting_at(cursors));
     }
 
-    /// The peer's sequences mean nothing any more.
-    fn forget_sources(&mut self, path: &RelPath, peer: NodeId) {
-        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
-            want.sources.retain(|&(source, _), _| source != peer);
+    /// The peer's sequences mean nothing any more. What it alone had announced is in nobody's
+    /// index: if the peer still has it, it announces it anew.
+    fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
+        let Some(slot) = self.slots.get_mut(path) else { return };
+        let Some(want) = slot.want.as_mut() else { return };
+        let had = !want.sources.is_empty();
+        want.sources.retain(|&(source, _), _| source != peer);
+        if had && want.sources.is_empty() && !matches!(slot.busy, Busy::Applying(_)) {
+            self.finish(now, path);
         }
     }
 
     pub(super) fn progress(&mut self, now: Now, peer: NodeId, lane: Lane, sequence: Sequence) {
         if let Some(incoming) = self.peers.get_mut(&peer) {
-            incoming.receive(lane, sequence);
+            let _first = incoming.receive(lane, sequence);
         }
         self.release_held(now, peer);
     }
@@ -43,7 +54,7 @@ impl Engine {
         let path = theirs.path.clone();
         self.clock.observe(theirs.version.stamp);
         self.clock.observe(theirs.version.touched);
-        self.peers.entry(peer).or_default().receive(lane, sequence);
+        let first = self.peers.entry(peer).or_default().receive(lane, sequence);
         let known = self.slots.get(&path).is_some_and(|slot| slot.want.is_some());
         if path.is_root() || self.class(&path) == Class::Local {
             return;
@@ -51,7 +62,7 @@ impl Engine {
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
         } else {
-            let source = Source { first: sequence, sequence, after, holds: true };
+            let source = Source { first, sequence, after, holds: true };
             self.add_want(&path, theirs, (peer, lane), source, content);
             self.step(now, &path);
         }
@@ -140,12 +151,12 @@ impl Engine {
     fn is_held(&mut self, path: &RelPath) -> bool {
         let how = match self.class(path) {
             Class::Barrier => Strictness::Done,
-            _ => Strictness::Issued,
+            _ => Strictness::Arrived,
         };
         let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
         let Some(want) = want.filter(|want| !want.sources.is_empty()) else { return false };
-        let released = want.sources.iter().any(|(&(peer, lane), source)| {
-            self.peers.get(&peer).is_some_and(|i| i.is_released(lane, source, how))
+        let released = want.sources.iter().any(|(&(peer, _), source)| {
+            self.peers.get(&peer).is_some_and(|i| i.is_released(source, how))
         });
         if released {
             return false;
@@ -159,18 +170,23 @@ impl Engine {
         true
     }
 
+    fn unhold(&mut self, path: &RelPath) {
+        let want = self.slots.get(path).and_then(|slot| slot.want.as_ref());
+        for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.unhold(source);
+            }
+        }
+    }
+
     /// Goes on with ordered wants of the peer whose turn has come.
     fn release_held(&mut self, now: Now, peer: NodeId) {
-        while let Some((sequence, path)) =
-            self.peers.get(&peer).and_then(|incoming| incoming.next_held())
-        {
-            if self.is_held(&path) {
-                return;
+        let arrived = self.peers.get(&peer).map(Incoming::arrived).unwrap_or_default();
+        for path in arrived {
+            if !self.is_held(&path) {
+                self.unhold(&path);
+                self.step(now, &path);
             }
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.unhold(sequence);
-            }
-            self.step(now, &path);
         }
     }
 
@@ -377,11 +393,6 @@ impl Engine {
         }
         let Some(slot) = self.slots.get_mut(&path) else { return };
         slot.busy = Busy::Applying(Box::new(record.clone()));
-        for (&(peer, _), source) in slot.want.iter().flat_map(|want| &want.sources) {
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.issue(source);
-            }
-        }
         self.outputs.push_back(Output::Apply { record, ours, displaced });
     }
 
@@ -393,10 +404,7 @@ impl Engine {
         }
         match outcome {
             Outcome::Done(signature) => self.applied_done(now, *record, signature),
-            outcome => {
-                self.unissue(path);
-                self.applied_not(now, path, outcome);
-            }
+            outcome => self.applied_not(now, path, outcome),
         }
         self.step(now, path);
     }
@@ -407,15 +415,6 @@ impl Engine {
             *count -= 1;
             if *count == 0 {
                 self.leaving.remove(&parent);
-            }
-        }
-    }
-
-    fn unissue(&mut self, path: &RelPath) {
-        let want = self.slots.get(path).and_then(|slot| slot.want.as_ref());
-        for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.unissue(source);
             }
         }
     }
@@ -435,9 +434,7 @@ impl Engine {
         let want = self.slots.get(&path).and_then(|slot| slot.want.as_ref());
         let newer = want
             .is_some_and(|want| (want.record.version.stamp, want.record.version.touched) != stamp);
-        if newer {
-            self.unissue(&path);
-        } else {
+        if !newer {
             self.finish(now, &path);
         }
         if is_dir {

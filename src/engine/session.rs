@@ -18,6 +18,8 @@ pub struct Outgoing {
     told: [Sequence; Lane::ALL.len()],
     /// Up to where every lane has to be told, for an ordered record to be released.
     promised: Sequence,
+    /// Up to where an ordered record of this session waits for every lane.
+    awaited: Sequence,
     forward_since_ms: Option<u64>,
 }
 
@@ -30,7 +32,14 @@ impl Outgoing {
         for &(lane, sequence) in cursors {
             at[lane as usize] = sequence;
         }
-        Self { sent: at, durable: at, told: at, promised: head, forward_since_ms: None }
+        Self {
+            sent: at,
+            durable: at,
+            told: at,
+            promised: head,
+            awaited: Sequence(0),
+            forward_since_ms: None,
+        }
     }
 
     /// Up to where the lane was sent.
@@ -67,6 +76,7 @@ impl Outgoing {
     /// An ordered record is sent: the peer holds it until every lane has come to here.
     pub fn promise(&mut self, head: Sequence) {
         self.promised = self.promised.max(head);
+        self.awaited = self.awaited.max(head);
     }
 
     /// The position that a lane with nothing left to send has to be told, if any.
@@ -76,10 +86,11 @@ impl Outgoing {
     }
 
     /// Whether [`Lane::Forward`] is to be sent now: at once if `at_once` (the peer is not linked
-    /// with everyone), otherwise some time after `now_ms`, when both ends still differ then.
+    /// with everyone) or if an ordered record waits for it, otherwise some time after `now_ms`, when both ends still differ then.
     pub fn forwards_now(&mut self, now_ms: u64, at_once: bool) -> bool {
         let since = *self.forward_since_ms.get_or_insert(now_ms);
-        at_once || now_ms.saturating_sub(since) >= FORWARD_DELAY_MS
+        let awaited = self.sent(Lane::Forward) < self.awaited;
+        at_once || awaited || now_ms.saturating_sub(since) >= FORWARD_DELAY_MS
     }
 
     /// When [`Outgoing::forwards_now`] will say yes; nothing while nobody asked.

@@ -129,6 +129,7 @@ impl World {
         let node = &mut self.nodes[at];
         let lost = self.rng.index(node.index.unsynced() + 1);
         node.index.lose(lost);
+        node.index.restart_forwards();
         let writers = std::mem::take(&mut node.writers);
         for writer in writers.values() {
             if let Some(inode) = node.disk.inode_mut(writer.inode) {

@@ -86,10 +86,7 @@ impl Index {
         let path = record.path.clone();
         let class = policy.class(&path);
         let old = self.rows.get(&path);
-        let replaces_dir = |old: &Row| {
-            old.record.is_dir() && !record.is_dir()
-                || old.ordered && !old.record.is_live() && !record.is_live()
-        };
+        let replaces_dir = |old: &Row| (old.record.is_dir() || old.ordered) && !record.is_dir();
         let ordered = class == Class::Barrier || old.is_some_and(replaces_dir);
         let known = old.and_then(|row| row.signature);
         let signature = if record.is_live() { signature.or(known) } else { None };
@@ -149,6 +146,22 @@ impl Index {
         }
     }
 
+    /// A peer has lost what it had told us: it is to be told of all of it.
+    pub fn forget_from(&mut self, peer: NodeId) {
+        for row in self.rows.values_mut().filter(|row| row.from == Some(peer)) {
+            row.from = None;
+        }
+        self.sync();
+    }
+
+    /// The last commits may be lost: what peers had from us is asked for again.
+    pub fn restart_forwards(&mut self) {
+        for (_, cursors) in self.cursors.values_mut() {
+            cursors.retain(|&(lane, _)| lane != Lane::Forward);
+        }
+        self.sync();
+    }
+
     pub fn commit(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         if std::mem::take(&mut self.sync) {
@@ -159,7 +172,7 @@ impl Index {
     }
 
     /// Everything committed so far is on the disk.
-    pub fn sync(&mut self) {
+    fn sync(&mut self) {
         self.commits.clear();
     }
 

@@ -42,6 +42,8 @@ pub struct Ledger {
     /// Content that was never finished, left by a power cut.
     pub abandoned: BTreeSet<ContentId>,
     taken_open: BTreeSet<ContentId>,
+    /// Where a look failed: nothing waits for such a file.
+    pub unreadable: BTreeSet<(usize, RelPath)>,
     pub lost_index: bool,
     pub applied: u64,
 }
@@ -174,7 +176,9 @@ impl World {
         let replaced = |content: &ContentId| {
             self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
         };
-        let mut writes = writes.iter().filter(|(_, content)| !replaced(content));
+        let unread = |path: &RelPath| self.ledger.unreadable.contains(&(*node, path.clone()));
+        let counts = |(path, content): &&(RelPath, ContentId)| !replaced(content) && !unread(path);
+        let mut writes = writes.iter().filter(counts);
         let late = writes.find(|(path, content)| match self.content_at(at, path) {
             Some(there) => self.comes_before(there, *content),
             None => {

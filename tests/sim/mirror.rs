@@ -258,6 +258,9 @@ impl World {
                 if let (Some(content), Found::Entry { .. }) = (open, &found) {
                     self.taken_open(content);
                 }
+                if failed {
+                    self.ledger.unreadable.insert((at, path.clone()));
+                }
                 Feed::Seen { path, found: if failed { reason() } else { found } }
             }
             Task::List(ref dir) => {

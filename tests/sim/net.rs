@@ -67,6 +67,12 @@ impl World {
         let known = known.filter(|&(heard, _)| heard == incarnation);
         let anew = known.is_none();
         let cursors = known.map(|(_, cursors)| cursors).unwrap_or_default();
+        // Who goes on from the start there has lost what it had told us.
+        let forward = cursors.iter().find(|&&(lane, _)| lane == Lane::Forward);
+        if forward.is_none_or(|&(_, sequence)| sequence == Sequence(0)) {
+            let receiver = self.nodes[to].id;
+            self.nodes[from].index.forget_from(receiver);
+        }
         let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
         self.nodes[from].out.insert(to, out);
         self.nodes[to].heard.insert(from, incarnation);

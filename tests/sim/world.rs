@@ -217,7 +217,7 @@ impl World {
             }
             let Some((_, event)) = self.queue.pop_first() else { return };
             self.steps += 1;
-            if self.steps > STEPS_MAX {
+            if self.steps > STEPS_MAX.min(self.profile.operations * 2_000 + 20_000) {
                 self.fail(format!("did not settle in {STEPS_MAX} steps: {}", self.describe()));
                 return;
             }
@@ -344,7 +344,7 @@ impl World {
             eprintln!("{line}");
         }
         if let Some(traces) = &mut self.traces {
-            if traces.len() >= 3000 {
+            if traces.len() >= 200_000 {
                 traces.pop_front();
             }
             traces.push_back(line);

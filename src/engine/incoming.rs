@@ -23,7 +23,8 @@ pub(super) enum Strictness {
 pub(super) struct Incoming {
     received: [Sequence; Lane::ALL.len()],
     undone: [BTreeSet<Sequence>; Lane::ALL.len()],
-    plain: BTreeSet<Sequence>,
+    /// First and own sequence.
+    plain: BTreeSet<(Sequence, Sequence)>,
     ordered: BTreeSet<Sequence>,
     /// Ordered wants whose turn has not come, by what they wait for, then by their own sequence.
     held: BTreeMap<(Sequence, Sequence), RelPath>,
@@ -68,7 +69,7 @@ impl Incoming {
         if source.after.is_some() {
             self.ordered.insert(source.sequence);
         } else {
-            self.plain.insert(source.first);
+            self.plain.insert((source.first, source.sequence));
         }
     }
 
@@ -76,7 +77,7 @@ impl Incoming {
     pub(super) fn remove(&mut self, lane: Lane, source: &Source) {
         self.undone[lane as usize].remove(&source.first);
         self.ordered.remove(&source.sequence);
-        self.plain.remove(&source.first);
+        self.plain.remove(&(source.first, source.sequence));
         self.unhold(source);
     }
 
@@ -85,7 +86,7 @@ impl Incoming {
         let Some(after) = source.after else { return true };
         let arrived = self.received.iter().all(|&received| received >= after);
         let done = || {
-            self.plain.first().is_none_or(|&first| first > after)
+            self.plain.first().is_none_or(|&(first, _)| first > after)
                 && self.ordered.first().is_none_or(|&first| first >= source.sequence)
         };
         arrived && (how == Strictness::Arrived || done())

@@ -4,7 +4,7 @@ use super::clock::Now;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Dirty};
+use super::slot::{Busy, Dirty, Slot};
 use super::{Engine, Hint, HintKind, Output, Seen};
 use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version, limits};
 
@@ -59,6 +59,7 @@ impl Engine {
             list: false,
             touch: false,
             emptied: false,
+            joining: self.setup.joining,
             glimpse: None,
             attempts: 0,
         });
@@ -109,6 +110,7 @@ impl Engine {
             list: false,
             touch: false,
             emptied: false,
+            joining: self.setup.joining,
             glimpse: None,
             attempts: 0,
         });
@@ -304,16 +306,21 @@ impl Engine {
         self.outputs.push_back(Output::Store { record, signature, from: None });
     }
 
+    /// A child of a directory that is gone is looked at, too: that look is older than this, and both
+    /// may have been made anew since.
     pub(super) fn swept(&mut self, now: Now, ours: Record) {
-        let path = ours.path.clone();
-        let idle = self.slots.get(&path).is_none_or(|slot| matches!(slot.busy, Busy::No));
-        if !idle {
+        let path = ours.path;
+        let slot = self.slots.get(&path);
+        let reading = slot.is_some_and(|slot| matches!(slot.busy, Busy::Reading(_)));
+        if !reading && slot.is_none_or(|slot| slot.dirty.is_none()) {
             self.look_again(now, &path, 0);
-            return;
         }
-        self.problems.solve(&path);
-        self.store_deletion(now, &ours);
-        self.step(now, &path);
+        // The directory waits for its children and a barrier for what came before it: this one does
+        // not wait for the directory.
+        let idle = |slot: &Slot| matches!(slot.busy, Busy::No);
+        if self.class(&path) == Class::Barrier && self.slots.get(&path).is_some_and(idle) {
+            self.read(now, &path);
+        }
     }
 
     /// Something is at the path.
@@ -334,7 +341,7 @@ impl Engine {
             return;
         }
         self.complete(&mut entry, ours_live, &signature, group, now);
-        if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry) {
+        if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry, dirty.joining) {
             let from = self.holder_of(&path, &record.version);
             self.outputs.push_back(Output::Store { record, signature: Some(signature), from });
         } else if ours_live.is_some_and(|ours| ours.same(&entry)) {
@@ -343,7 +350,7 @@ impl Engine {
             self.sweep_first(now, &path, dirty);
             return;
         } else {
-            let record = self.edited(now, &path, entry.clone(), ours.as_ref());
+            let record = self.edited(now, &path, entry.clone(), ours.as_ref(), dirty.joining);
             self.store_edit(record, Some(signature));
             self.rest(now, &path, &entry);
         }
@@ -413,12 +420,13 @@ impl Engine {
         path: &RelPath,
         ours: Option<&Record>,
         entry: &Entry,
+        joining: bool,
     ) -> Option<Record> {
         let want = self.slots.get(path)?.want.as_ref()?;
         let there = want.record.entry.as_ref()?;
         let touched = there.is_dir() && there.meta != entry.meta && is_touch(there, entry);
         let same = there.same_kind_content(entry) && (touched || there.meta == entry.meta);
-        if !same || touched && self.setup.joining {
+        if !same || touched && joining {
             return None;
         }
         let Verdict::Take { version, .. } = reconcile(ours, &want.record) else { return None };
@@ -431,14 +439,21 @@ impl Engine {
     }
 
     /// The record of an edit made here: of a directory's time alone it is no edit.
-    fn edited(&mut self, now: Now, path: &RelPath, entry: Entry, ours: Option<&Record>) -> Record {
+    fn edited(
+        &mut self,
+        now: Now,
+        path: &RelPath,
+        entry: Entry,
+        ours: Option<&Record>,
+        joining: bool,
+    ) -> Record {
         let stamp = self.clock.stamp(now);
         let only_touched = ours.filter(|ours| is_only_touched(ours.entry.as_ref(), &entry));
         let version = match only_touched {
             Some(ours) => Version { touched: stamp, ..ours.version.clone() },
             None => {
                 let mut version = Version::edit(stamp, ours.map(|ours| &ours.version));
-                version.joined = self.setup.joining && ours.is_none();
+                version.joined = joining && ours.is_none();
                 if entry.is_dir() {
                     version.touched = stamp;
                 }

@@ -44,6 +44,8 @@ pub(super) struct Dirty {
     pub list: bool,
     /// Only a child changed: nothing but the directory's time can be new.
     pub touch: bool,
+    /// Noted before the first scan of a joining node was complete.
+    pub joining: bool,
     /// Found empty once; taken for real when it is still so.
     pub emptied: bool,
     /// A barrier as it was seen while other changes were still unread: it is taken when it is still

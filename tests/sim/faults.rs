@@ -2,7 +2,7 @@
 
 use trefoil::engine::Input;
 use trefoil::engine::policy::Class;
-use trefoil::model::Incarnation;
+use trefoil::model::{Incarnation, NodeId};
 
 use crate::index::Index;
 use crate::mirror::{Feed, Task};
@@ -85,6 +85,7 @@ impl World {
                 self.kill(at);
                 let incarnation = Incarnation(self.fresh_id());
                 self.nodes[at].index = Index::new(incarnation);
+                self.nodes[at].author = NodeId(self.nodes[at].author.0 + 1000);
                 self.ledger.lost_index = true;
                 self.later(10 * SECOND, Fault::Start(at, true));
             }

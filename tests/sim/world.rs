@@ -57,6 +57,8 @@ pub enum Event {
 /// One machine.
 pub struct Node {
     pub id: NodeId,
+    /// Who its edits are by: another one with each index, as counters may start lower then.
+    pub author: NodeId,
     pub disk: Disk,
     pub index: Index,
     /// Nothing while the daemon is down.
@@ -287,7 +289,7 @@ impl World {
         let policy = Arc::clone(&self.policy);
         let node = &mut self.nodes[at];
         node.powered = true;
-        let (node_id, last_counter) = (node.id, node.index.reserved);
+        let (node_id, last_counter) = (node.author, node.index.reserved);
         let setup = Setup { node: node_id, policy, keeps_owners: true, joining, last_counter };
         node.engine = Some(Engine::new(setup));
         node.life += 1;
@@ -376,6 +378,7 @@ impl Node {
     fn new(id: NodeId, incarnation: Incarnation, skew_ns: i64) -> Self {
         Self {
             id,
+            author: id,
             disk: Disk::default(),
             index: Index::new(incarnation),
             engine: None,

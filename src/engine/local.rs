@@ -6,7 +6,7 @@ use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
 use super::slot::{Busy, Dirty, Slot};
 use super::{Engine, Hint, HintKind, Output, Seen};
-use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version, limits};
+use crate::model::{Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits};
 
 /// How long a directory's time may lag behind: it moves with every child.
 const TOUCH_MS: u64 = 500;
@@ -245,9 +245,12 @@ impl Engine {
     /// Whether a barrier may be newer than the hint that made us look: what was written before it
     /// may be among the hints that came since.
     fn is_early(&self, path: &RelPath, dirty: &Dirty, signature: &Signature) -> bool {
-        let unread = self.scanning || !self.arrivals.is_empty() || !self.listings.is_empty();
+        let is_barrier = |path: &RelPath| self.class(path) == Class::Barrier;
+        let unread = || self.arrivals.values().any(|path| !is_barrier(path));
         let seen_before = dirty.glimpse.is_some_and(|glimpse| glimpse.unchanged(signature));
-        unread && !seen_before && self.class(path) == Class::Barrier
+        is_barrier(path)
+            && !seen_before
+            && (self.scanning || !self.listings.is_empty() || unread())
     }
 
     /// Has a barrier read again after everything that was hinted so far.
@@ -299,11 +302,22 @@ impl Engine {
 
     fn store_deletion(&mut self, now: Now, ours: &Record) {
         let version = Version::edit(self.clock.stamp(now), Some(&ours.version));
-        self.store_edit(Record { path: ours.path.clone(), entry: None, version }, None);
+        self.store(now, Record { path: ours.path.clone(), entry: None, version }, None, None);
     }
 
-    fn store_edit(&mut self, record: Record, signature: Option<Signature>) {
-        self.outputs.push_back(Output::Store { record, signature, from: None });
+    /// What waits for a directory goes on when there is one.
+    pub(super) fn store(
+        &mut self,
+        now: Now,
+        record: Record,
+        signature: Option<Signature>,
+        from: Option<NodeId>,
+    ) {
+        let dir = record.is_dir().then(|| record.path.clone());
+        self.outputs.push_back(Output::Store { record, signature, from });
+        if let Some(dir) = dir {
+            self.wake_children(now, &dir);
+        }
     }
 
     /// A child of a directory that is gone is looked at, too: that look is older than this, and both
@@ -343,7 +357,7 @@ impl Engine {
         self.complete(&mut entry, ours_live, &signature, group, now);
         if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry, dirty.joining) {
             let from = self.holder_of(&path, &record.version);
-            self.outputs.push_back(Output::Store { record, signature: Some(signature), from });
+            self.store(now, record, Some(signature), from);
         } else if ours_live.is_some_and(|ours| ours.same(&entry)) {
             self.outputs.push_back(Output::Refresh { path: path.clone(), signature });
         } else if ours_live.is_some_and(Entry::is_dir) && !entry.is_dir() && has_children {
@@ -351,7 +365,7 @@ impl Engine {
             return;
         } else {
             let record = self.edited(now, &path, entry.clone(), ours.as_ref(), dirty.joining);
-            self.store_edit(record, Some(signature));
+            self.store(now, record, Some(signature), None);
             self.rest(now, &path, &entry);
         }
         if entry.is_dir() && dirty.list {

@@ -205,7 +205,7 @@ impl Engine {
             Verdict::Keep => self.finish(now, &path),
             Verdict::Learn(version) => {
                 if let Some(ours) = considered.ours {
-                    self.store_taken(Record { version, ..ours });
+                    self.store_taken(now, Record { version, ..ours });
                 }
                 self.finish(now, &path);
             }
@@ -216,9 +216,9 @@ impl Engine {
         }
     }
 
-    fn store_taken(&mut self, record: Record) {
+    fn store_taken(&mut self, now: Now, record: Record) {
         let from = self.holder_of(&record.path, &record.version);
-        self.outputs.push_back(Output::Store { record, signature: None, from });
+        self.store(now, record, None, from);
     }
 
     fn take(&mut self, now: Now, considered: Considered, record: Record, keep_ours: bool) {
@@ -226,12 +226,12 @@ impl Engine {
         let ours_entry = ours.as_ref().and_then(|ours| ours.entry.as_ref());
         match (&record.entry, ours_entry) {
             (None, None) => {
-                self.store_taken(record);
+                self.store_taken(now, record);
                 self.finish(now, &path);
                 return;
             }
             (Some(new), Some(old)) if new.same(old) => {
-                self.store_taken(record);
+                self.store_taken(now, record);
                 self.finish(now, &path);
                 return;
             }
@@ -279,7 +279,7 @@ impl Engine {
         version.vector.merge(&theirs.version.vector);
         version.touched = ours.version.touched;
         let record = Record { version, ..ours.clone() };
-        self.outputs.push_back(Output::Store { record, signature: None, from: None });
+        self.store(now, record, None, None);
         self.finish(now, path);
     }
 
@@ -307,7 +307,7 @@ impl Engine {
     }
 
     /// A directory is there now.
-    fn wake_children(&mut self, now: Now, dir: &RelPath) {
+    pub(super) fn wake_children(&mut self, now: Now, dir: &RelPath) {
         for child in self.parents.remove(dir).unwrap_or_default() {
             self.step(now, &child);
         }
@@ -427,18 +427,14 @@ impl Engine {
     ) {
         let path = record.path.clone();
         let from = self.holder_of(&path, &record.version);
-        let is_dir = record.is_dir();
         let stamp = (record.version.stamp, record.version.touched);
         self.problems.solve(&path);
-        self.outputs.push_back(Output::Store { record, signature, from });
+        self.store(now, record, signature, from);
         let want = self.slots.get(&path).and_then(|slot| slot.want.as_ref());
         let newer = want
             .is_some_and(|want| (want.record.version.stamp, want.record.version.touched) != stamp);
         if !newer {
             self.finish(now, &path);
-        }
-        if is_dir {
-            self.wake_children(now, &path);
         }
     }
 
@@ -497,9 +493,6 @@ impl Engine {
             if let Some(incoming) = self.peers.get_mut(&peer) {
                 incoming.remove(lane, source);
             }
-        }
-        if want.record.is_dir() {
-            self.wake_children(now, path);
         }
         let peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
         peers.into_iter().for_each(|peer| self.release_held(now, peer));

@@ -44,6 +44,8 @@ pub struct Ledger {
     taken_open: BTreeSet<ContentId>,
     /// Where a look failed: nothing waits for such a file.
     pub unreadable: BTreeSet<(usize, RelPath)>,
+    /// Content that was at a derived path: a loser is dropped there.
+    derived: BTreeSet<ContentId>,
     pub lost_index: bool,
     pub applied: u64,
 }
@@ -75,8 +77,9 @@ impl World {
                 let inode = self.nodes[at].disk.at(path).filter(|inode| inode.writers == 0)?;
                 let content = inode.content()?.id;
                 let write = self.ledger.finished.get(&content)?;
-                let forgets = self.policy.class(path) == Class::Barrier && !self.remembers_order();
-                let counts = write.node == at && !self.is_local(path) && !forgets;
+                let class = self.policy.class(path);
+                let barrier = matches!(class, Class::Barrier | Class::Local);
+                let counts = write.node == at && !barrier;
                 counts.then(|| (path.clone(), content))
             };
             let writes = self.nodes[at].disk.paths().filter_map(own).collect();
@@ -109,6 +112,9 @@ impl World {
         for path in self.nodes[at].disk.below(new).into_iter().chain([new.clone()]) {
             let Some(inode) = self.nodes[at].disk.at(&path) else { continue };
             let Some(content) = inode.content().map(|content| content.id) else { continue };
+            if self.policy.class(&path) == Class::Derived {
+                self.ledger.derived.insert(content);
+            }
             if self.is_local(&path) {
                 self.ledger.superseded.entry(content).or_default().insert(at);
             } else if inode.writers == 0 && !self.ledger.finished.contains_key(&content) {
@@ -119,13 +125,6 @@ impl World {
 
     pub fn taken_open(&mut self, content: ContentId) {
         self.ledger.taken_open.insert(content);
-    }
-
-    /// Whether no node has to find out by a scan what was written first.
-    fn remembers_order(&self) -> bool {
-        let profile = &self.profile;
-        profile.crashes + profile.power_cuts + profile.index_losses + profile.overflows == 0
-            && !profile.late_joiner
     }
 
     /// Whether there is but one who writes below each directory, and nobody forgot anything.
@@ -174,7 +173,8 @@ impl World {
         let before = content.and_then(|content| self.ledger.barriers.get(&content));
         let Some(Before { node, writes }) = before else { return };
         let replaced = |content: &ContentId| {
-            self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
+            let mut lost = self.nodes.iter().flat_map(|node| &node.conflicts);
+            lost.any(|(_, lost)| lost == content) || self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
         };
         let unread = |path: &RelPath| self.ledger.unreadable.contains(&(*node, path.clone()));
         let counts = |(path, content): &&(RelPath, ContentId)| !replaced(content) && !unread(path);
@@ -317,25 +317,15 @@ impl World {
             kept.extend(node.conflicts.iter().map(|&(_, content)| content));
         }
         for (content, write) in &self.ledger.finished {
-            let derived = self.policy.class(&write.path) == Class::Derived;
-            let moved = self.ledger.edited.contains(content);
-            if !(kept.contains(content)
-                || self.ledger.superseded.contains_key(content)
-                || derived
-                || moved && self.any_derived_move())
-            {
+            let derived = self.policy.class(&write.path) == Class::Derived
+                || self.ledger.derived.contains(content);
+            let superseded = self.ledger.superseded.contains_key(content);
+            if !kept.contains(content) && !superseded && !derived {
                 let Write { node, path } = write;
                 return Err(format!("lost: {content:?}, written by n{node} to {path}"));
             }
         }
         Ok(())
-    }
-
-    /// What was moved to a derived path may be lost there.
-    fn any_derived_move(&self) -> bool {
-        self.ledger.gone.iter().any(|path| self.policy.class(path) != Class::Local)
-            && self.profile.destructive
-            && self.profile.dirs
     }
 
     fn nothing_came_back(&self) -> Result<(), String> {

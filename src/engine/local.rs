@@ -234,7 +234,9 @@ impl Engine {
                 self.problems.solve(&path);
                 self.gone(now, &seen, dirty);
             }
-            Found::Entry { signature, .. } if self.is_early(&path, &dirty, signature) => {
+            Found::Entry { signature, entry, .. }
+                if !entry.is_dir() && self.is_early(&path, &dirty, signature) =>
+            {
                 let glimpse = Some(*signature);
                 self.again_last(now, &path, Dirty { glimpse, ..dirty });
             }
@@ -326,14 +328,19 @@ impl Engine {
         let path = ours.path;
         let slot = self.slots.get(&path);
         let reading = slot.is_some_and(|slot| matches!(slot.busy, Busy::Reading(_)));
-        if !reading && slot.is_none_or(|slot| slot.dirty.is_none()) {
-            self.look_again(now, &path, 0);
+        let barrier = self.class(&path) == Class::Barrier;
+        if !reading && (barrier || slot.is_none_or(|slot| slot.dirty.is_none())) {
+            self.look_now(now, &path);
         }
-        // The directory waits for its children and a barrier for what came before it: this one does
-        // not wait for the directory.
-        let idle = |slot: &Slot| matches!(slot.busy, Busy::No);
-        if self.class(&path) == Class::Barrier && self.slots.get(&path).is_some_and(idle) {
-            self.read(now, &path);
+    }
+
+    /// Has a path read that another one waits for: a barrier, which waits for what arrived before
+    /// it, would wait for that one.
+    fn look_now(&mut self, now: Now, path: &RelPath) {
+        self.look_again(now, path, 0);
+        let waits = |slot: &Slot| matches!(slot.busy, Busy::No) && slot.dirty.is_some();
+        if self.class(path) == Class::Barrier && self.slots.get(path).is_some_and(waits) {
+            self.read(now, path);
         }
     }
 
@@ -376,7 +383,7 @@ impl Engine {
     /// The directory above is not known yet: children are never announced before it.
     fn parent_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
         if let Some(parent) = path.parent() {
-            self.look_again(now, &parent, 0);
+            self.look_now(now, &parent);
         }
         self.wait_in_line(&dirty, path);
         let wait = if dirty.attempts == 0 { 1 } else { backoff_ms(dirty.attempts) / 50 };

@@ -154,7 +154,9 @@ impl Engine {
             _ => Strictness::Arrived,
         };
         let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
-        let Some(want) = want.filter(|want| !want.sources.is_empty()) else { return false };
+        // A directory waits for nothing: what is in it waits for it.
+        let waits = |want: &&mut Want| !want.sources.is_empty() && !want.record.is_dir();
+        let Some(want) = want.filter(waits) else { return false };
         let released = want.sources.iter().any(|(&(peer, _), source)| {
             self.peers.get(&peer).is_some_and(|i| i.is_released(source, how))
         });
@@ -267,10 +269,12 @@ impl Engine {
         theirs: &Record,
     ) {
         let below = self.slots.range(path.clone()..).skip(1);
-        let busy = below
+        let mut below = below
             .take_while(|(other, _)| other.as_bytes().starts_with(path.as_bytes()))
-            .any(|(other, _)| other.is_below(path));
-        if busy {
+            .filter(|(other, _)| other.is_below(path))
+            .peekable();
+        let busy = below.peek().is_some();
+        if busy && !below.any(|(_, slot)| slot.keeps_directory()) {
             self.retry_want(now, path, SOON_MS, Waits::Children);
             return;
         }
@@ -506,6 +510,17 @@ fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: 
 }
 
 impl Slot {
+    /// Whether something is to be made here that waits for others: the directory it is to be in
+    /// stays at once, since one of those may wait for it.
+    fn keeps_directory(&self) -> bool {
+        let waits = |want: &Want| {
+            let blocked = matches!(want.waits, Waits::Order | Waits::Parent);
+            want.record.is_live() && (blocked || want.attempts > 2)
+        };
+        let idle = self.dirty.is_none() && matches!(self.busy, Busy::No);
+        idle && self.want.as_ref().is_some_and(waits)
+    }
+
     /// Whether the directory that shall go holds only what is not mirrored.
     fn holds_unmirrored(&self) -> bool {
         self.want.as_ref().is_some_and(|want| want.holds_unmirrored)

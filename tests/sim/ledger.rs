@@ -78,8 +78,13 @@ impl World {
                 let content = inode.content()?.id;
                 let write = self.ledger.finished.get(&content)?;
                 let class = self.policy.class(path);
-                let barrier = matches!(class, Class::Barrier | Class::Local);
-                let counts = write.node == at && !barrier;
+                let exempt = match class {
+                    Class::Barrier | Class::Local => true,
+                    // A loser of a conflict is dropped.
+                    Class::Derived => !self.has_no_conflicts(),
+                    _ => false,
+                };
+                let counts = write.node == at && !exempt;
                 counts.then(|| (path.clone(), content))
             };
             let writes = self.nodes[at].disk.paths().filter_map(own).collect();

@@ -6,7 +6,9 @@ use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
 use super::slot::{Busy, Dirty, Slot};
 use super::{Engine, Hint, HintKind, Output, Seen};
-use crate::model::{Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits};
+use crate::model::{
+    Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits,
+};
 
 /// How long a directory's time may lag behind: it moves with every child.
 const TOUCH_MS: u64 = 500;
@@ -70,7 +72,8 @@ impl Engine {
         dirty.touch = false;
         dirty.last_ms = at;
         dirty.due_ms = if wait == 0 { at } else { dirty.due_ms.max(at + wait) };
-        dirty.list |= kind == HintKind::Moved;
+        // Where a directory went and another one is now, what was in the first is not there.
+        dirty.list |= matches!(kind, HintKind::Moved | HintKind::Gone);
         self.arrivals.insert(dirty.order, path.clone());
         self.step(now, &path);
     }
@@ -162,11 +165,7 @@ impl Engine {
 
     /// Reads the barriers that nothing unread arrived before.
     pub(super) fn release_barriers(&mut self, now: Now) {
-        if self.barriers.is_empty()
-            || self.stopped
-            || self.scanning
-            || !self.listings.is_empty()
-        {
+        if self.barriers.is_empty() || self.stopped || self.scanning || !self.listings.is_empty() {
             return;
         }
         let first = self.arrivals.keys().next().copied().unwrap_or(u64::MAX);
@@ -250,9 +249,7 @@ impl Engine {
         let is_barrier = |path: &RelPath| self.class(path) == Class::Barrier;
         let unread = || self.arrivals.values().any(|path| !is_barrier(path));
         let seen_before = dirty.glimpse.is_some_and(|glimpse| glimpse.unchanged(signature));
-        is_barrier(path)
-            && !seen_before
-            && (self.scanning || !self.listings.is_empty() || unread())
+        is_barrier(path) && !seen_before && (self.scanning || !self.listings.is_empty() || unread())
     }
 
     /// Has a barrier read again after everything that was hinted so far.

@@ -62,7 +62,8 @@ impl Engine {
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
         } else {
-            let source = Source { first, sequence, after, holds: true };
+            let stamp = theirs.version.stamp;
+            let source = Source { first, sequence, after, stamp, holds: true };
             self.add_want(&path, theirs, (peer, lane), source, content);
             self.step(now, &path);
         }
@@ -149,17 +150,23 @@ impl Engine {
 
     /// Whether the want's turn has not come with any of those who announced it.
     fn is_held(&mut self, path: &RelPath) -> bool {
-        let how = match self.class(path) {
-            Class::Barrier => Strictness::Done,
-            _ => Strictness::Arrived,
-        };
+        let class = self.class(path);
         let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
         // A directory waits for nothing: what is in it waits for it.
         let waits = |want: &&mut Want| !want.sources.is_empty() && !want.record.is_dir();
         let Some(want) = want.filter(waits) else { return false };
-        let released = want.sources.iter().any(|(&(peer, _), source)| {
-            self.peers.get(&peer).is_some_and(|i| i.is_released(source, how))
-        });
+        // What goes makes nothing visible.
+        let how = match class {
+            Class::Barrier if want.record.is_live() => Strictness::Done,
+            _ => Strictness::Arrived,
+        };
+        let stamp = want.record.version.stamp;
+        let mut tellers =
+            want.sources.iter().filter(|(_, source)| source.stamp == stamp).peekable();
+        let released = tellers.peek().is_none()
+            || tellers.any(|(&(peer, _), source)| {
+                self.peers.get(&peer).is_some_and(|i| i.is_released(source, how))
+            });
         if released {
             return false;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Lane, NodeId, Record, Sequence, Signature};
+use crate::model::{Lane, NodeId, Record, Sequence, Signature, Stamp};
 
 /// One path with something to do. A path at rest has no slot.
 #[derive(Debug, Default)]
@@ -104,6 +104,8 @@ pub(super) struct Source {
     pub sequence: Sequence,
     /// Visible only after everything up to here.
     pub after: Option<Sequence>,
+    /// The edit that was announced; an older one says nothing of when a newer one may be seen.
+    pub stamp: Stamp,
     /// Whether this peer holds just what is wanted, so that it need not be told of it.
     pub holds: bool,
 }

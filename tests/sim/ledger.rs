@@ -179,7 +179,8 @@ impl World {
         let Some(Before { node, writes }) = before else { return };
         let replaced = |content: &ContentId| {
             let mut lost = self.nodes.iter().flat_map(|node| &node.conflicts);
-            lost.any(|(_, lost)| lost == content) || self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
+            lost.any(|(_, lost)| lost == content)
+                || self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
         };
         let unread = |path: &RelPath| self.ledger.unreadable.contains(&(*node, path.clone()));
         let counts = |(path, content): &&(RelPath, ContentId)| !replaced(content) && !unread(path);
@@ -232,7 +233,9 @@ impl World {
                     format!("announced by {peer:?} {lane:?} {sequence} after {after:?}: {theirs}")
                 }
                 Input::Seen(seen) => match &seen.found {
-                    Found::Entry { entry, .. } => format!("seen {} {}", seen.path, show_entry(entry)),
+                    Found::Entry { entry, .. } => {
+                        format!("seen {} {}", seen.path, show_entry(entry))
+                    }
                     other => format!("seen {} {other:?}", seen.path),
                 },
                 Input::Applied { path, .. } => format!("applied {path}"),
@@ -251,7 +254,9 @@ impl World {
     pub fn note_output(&mut self, at: usize, output: &Output) {
         if self.traces.is_some() {
             let text = match output {
-                Output::Store { record, from, .. } => format!("store {} from {from:?}", show(record)),
+                Output::Store { record, from, .. } => {
+                    format!("store {} from {from:?}", show(record))
+                }
                 Output::Apply { record, ours, displaced } => {
                     let ours = ours.as_ref().map(show);
                     format!("apply {} over {ours:?} {displaced:?}", show(record))
@@ -368,9 +373,7 @@ fn compare(
     for path in paths {
         if a.get(path) != b.get(path) {
             let (one, other) = (a.get(path), b.get(path));
-            return Err(format!(
-                "{path} differs:\n  {name_a}: {one:?}\n  {name_b}: {other:?}"
-            ));
+            return Err(format!("{path} differs:\n  {name_a}: {one:?}\n  {name_b}: {other:?}"));
         }
     }
     Ok(())

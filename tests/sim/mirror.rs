@@ -15,11 +15,19 @@ use crate::world::{Event, MS, Node, SECOND, World};
 /// Work for the disk or the network that was handed out.
 #[derive(Debug, Clone)]
 pub enum Task {
-    Read { path: RelPath, even_if_open: bool, known: Option<Signature> },
+    Read {
+        path: RelPath,
+        even_if_open: bool,
+        known: Option<Signature>,
+    },
     List(RelPath),
     /// The whole mount, after a start or when the watcher's queue ran over.
     Scan,
-    Fetch { path: RelPath, content: ContentId, peers: Vec<NodeId> },
+    Fetch {
+        path: RelPath,
+        content: ContentId,
+        peers: Vec<NodeId>,
+    },
 }
 
 /// An apply of the group.
@@ -35,13 +43,31 @@ pub struct Job {
 #[derive(Debug, Clone)]
 pub enum Feed {
     Hints(Vec<Hint>),
-    Seen { path: RelPath, found: Found },
+    Seen {
+        path: RelPath,
+        found: Found,
+    },
     /// What a listing saw.
-    Listing { dir: RelPath, seen: Vec<(RelPath, Signature)>, task: Task },
+    Listing {
+        dir: RelPath,
+        seen: Vec<(RelPath, Signature)>,
+        task: Task,
+    },
     Announced(Box<Announcement>),
-    Progress { peer: NodeId, lane: Lane, sequence: Sequence },
-    Fetched { path: RelPath, content: ContentId, result: Result<(), String> },
-    Applied { path: RelPath, outcome: Outcome },
+    Progress {
+        peer: NodeId,
+        lane: Lane,
+        sequence: Sequence,
+    },
+    Fetched {
+        path: RelPath,
+        content: ContentId,
+        result: Result<(), String>,
+    },
+    Applied {
+        path: RelPath,
+        outcome: Outcome,
+    },
     Journaled(Record),
     Plain(Input),
     Tick,
@@ -216,8 +242,7 @@ impl World {
                 }
                 Output::Apply { record, ours, displaced } => {
                     let node = &mut self.nodes[at];
-                    let signature =
-                        node.index.rows.get(&record.path).and_then(|row| row.signature);
+                    let signature = node.index.rows.get(&record.path).and_then(|row| row.signature);
                     node.index.note_apply(record.clone());
                     node.group.push_back(Job { record, ours, signature, displaced });
                 }
@@ -285,13 +310,7 @@ impl World {
         self.schedule(wait, Event::Answer { node: at, life, feeds: vec![feed] });
     }
 
-    fn fetch(
-        &mut self,
-        at: usize,
-        path: RelPath,
-        content: ContentId,
-        peers: &[NodeId],
-    ) -> Feed {
+    fn fetch(&mut self, at: usize, path: RelPath, content: ContentId, peers: &[NodeId]) -> Feed {
         let mut from: Vec<usize> = peers.iter().filter_map(|&id| self.node_of(id)).collect();
         from.extend(0..self.nodes.len());
         let reached = |&other: &usize| other == at || self.is_up(at, other);

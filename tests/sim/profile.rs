@@ -86,6 +86,10 @@ impl Profile {
     /// How far a node's wall clock is off.
     pub fn draw_skew(self, rng: &mut Rng) -> i64 {
         const NS: i64 = 1_000_000_000;
-        if self.skewed { *rng.pick(&[0, NS, -NS, 3600 * NS, -3600 * NS, 365 * 86_400 * NS]) } else { 0 }
+        if self.skewed {
+            *rng.pick(&[0, NS, -NS, 3600 * NS, -3600 * NS, 365 * 86_400 * NS])
+        } else {
+            0
+        }
     }
 }

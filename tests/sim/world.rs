@@ -38,19 +38,52 @@ pub enum Event {
     /// An application does something.
     Op,
     /// A writer goes on.
-    Write { node: usize, writer: u64 },
+    Write {
+        node: usize,
+        writer: u64,
+    },
     /// The watcher's queue is read.
-    Flush { node: usize, life: u64 },
+    Flush {
+        node: usize,
+        life: u64,
+    },
     /// A worker looks at the disk.
-    Look { node: usize, life: u64, task: Task },
+    Look {
+        node: usize,
+        life: u64,
+        task: Task,
+    },
     /// Work comes back.
-    Answer { node: usize, life: u64, feeds: Vec<Feed> },
+    Answer {
+        node: usize,
+        life: u64,
+        feeds: Vec<Feed>,
+    },
     /// The next apply of the group is done.
-    Apply { node: usize, life: u64 },
-    Tick { node: usize, life: u64, at_ms: u64 },
-    Deliver { from: usize, to: usize, epoch: u64, message: Message },
-    Pump { from: usize, to: usize, epoch: u64 },
-    Connect { a: usize, b: usize },
+    Apply {
+        node: usize,
+        life: u64,
+    },
+    Tick {
+        node: usize,
+        life: u64,
+        at_ms: u64,
+    },
+    Deliver {
+        from: usize,
+        to: usize,
+        epoch: u64,
+        message: Message,
+    },
+    Pump {
+        from: usize,
+        to: usize,
+        epoch: u64,
+    },
+    Connect {
+        a: usize,
+        b: usize,
+    },
     Fault(Fault),
 }
 

@@ -81,13 +81,16 @@ impl Incoming {
         self.unhold(source);
     }
 
-    /// Whether everything that this source has to wait for is there.
-    pub(super) fn is_released(&self, source: &Source, how: Strictness) -> bool {
+    /// Whether everything that this source has to wait for is there. `own` are the sources that the
+    /// path has of this peer: it does not wait for itself.
+    pub(super) fn is_released(&self, source: &Source, how: Strictness, own: &[Sequence]) -> bool {
         let Some(after) = source.after else { return true };
         let arrived = self.received.iter().all(|&received| received >= after);
         let done = || {
-            self.plain.first().is_none_or(|&(first, _)| first > after)
-                && self.ordered.first().is_none_or(|&first| first >= source.sequence)
+            let plain = self.plain.iter().find(|(_, sequence)| !own.contains(sequence));
+            let ordered = self.ordered.iter().find(|sequence| !own.contains(sequence));
+            plain.is_none_or(|&(first, _)| first > after)
+                && ordered.is_none_or(|&first| first >= source.sequence)
         };
         arrived && (how == Strictness::Arrived || done())
     }

@@ -14,6 +14,9 @@ use crate::model::{ContentId, Entry, Lane, NodeId, Record, RelPath, Sequence, Ve
 /// How soon something is looked at again that waits for other paths of this node.
 const SOON_MS: u64 = 20;
 
+/// How long a directory with children that its remover had not seen goes neither way.
+const KEEP_MS: u64 = 1000;
+
 impl Engine {
     pub(super) fn peer_up(
         &mut self,
@@ -112,6 +115,7 @@ impl Engine {
             want.content = content;
             want.retry_ms = 0;
             want.attempts = 0;
+            want.keep_ms = None;
         } else if here && want.content == Content::Absent {
             // The same record from another peer; content of a loser is put away by its name.
             want.retry_ms = 0;
@@ -165,7 +169,9 @@ impl Engine {
             want.sources.iter().filter(|(_, source)| source.stamp == stamp).peekable();
         let released = tellers.peek().is_none()
             || tellers.any(|(&(peer, _), source)| {
-                self.peers.get(&peer).is_some_and(|i| i.is_released(source, how))
+                let of_peer = want.sources.iter().filter(|((other, _), _)| *other == peer);
+                let own: Vec<_> = of_peer.map(|(_, source)| source.sequence).collect();
+                self.peers.get(&peer).is_some_and(|i| i.is_released(source, how, &own))
             });
         if released {
             return false;
@@ -285,6 +291,9 @@ impl Engine {
             self.retry_want(now, path, SOON_MS, Waits::Children);
             return;
         }
+        if self.may_be_news(now, path) {
+            return;
+        }
         let Some(ours) = ours else { return };
         let mut version = Version::edit(self.clock.stamp(now), Some(&ours.version));
         version.vector.merge(&theirs.version.vector);
@@ -292,6 +301,19 @@ impl Engine {
         let record = Record { version, ..ours.clone() };
         self.store(now, record, None, None);
         self.finish(now, path);
+    }
+
+    /// Whether to wait a little before a directory is kept: what is in it may come from a new one
+    /// that was made in its place, and is announced on another lane.
+    fn may_be_news(&mut self, now: Now, path: &RelPath) -> bool {
+        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
+        let Some(want) = want else { return false };
+        let keep_ms = *want.keep_ms.get_or_insert(now.monotonic_ms + KEEP_MS);
+        if keep_ms <= now.monotonic_ms {
+            return false;
+        }
+        self.retry_want(now, path, SOON_MS, Waits::Children);
+        true
     }
 
     fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
@@ -513,7 +535,16 @@ impl Engine {
 
 fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: Content) -> Want {
     let waits = Waits::Nothing;
-    Want { record, sources, content, retry_ms: 0, attempts: 0, waits, holds_unmirrored: false }
+    Want {
+        record,
+        sources,
+        content,
+        retry_ms: 0,
+        attempts: 0,
+        waits,
+        holds_unmirrored: false,
+        keep_ms: None,
+    }
 }
 
 impl Slot {

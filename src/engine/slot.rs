@@ -67,6 +67,8 @@ pub(super) struct Want {
     pub waits: Waits,
     /// A directory that shall go was listed, and what is in it is none of ours.
     pub holds_unmirrored: bool,
+    /// When a directory that shall go, but has children, is kept.
+    pub keep_ms: Option<u64>,
 }
 
 /// Where the content of a wanted file is.

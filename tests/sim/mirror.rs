@@ -356,8 +356,10 @@ impl World {
         let node = &mut self.nodes[at];
         if node.group.is_empty() || node.done.len() >= 8 {
             let feeds = std::mem::take(&mut node.done);
-            let (life, wait) = (node.life, self.rng.below(30 * MS));
-            self.schedule(wait, Event::Answer { node: at, life, feeds });
+            // Outcomes come back in the order of the applies.
+            node.answer_at = node.answer_at.max(self.now + self.rng.below(30 * MS));
+            let (life, when) = (node.life, node.answer_at);
+            self.schedule_at(when, Event::Answer { node: at, life, feeds });
         }
         self.nodes[at].applying = !self.nodes[at].group.is_empty();
         if self.nodes[at].applying {

@@ -113,6 +113,8 @@ pub struct Node {
     pub group: VecDeque<Job>,
     pub done: Vec<Feed>,
     pub applying: bool,
+    /// When the last outcomes come back.
+    pub answer_at: Micros,
     pub conflicts: Vec<(RelPath, ContentId)>,
     pub trash: Vec<(RelPath, ContentId)>,
     pub writers: BTreeMap<u64, Writer>,
@@ -426,6 +428,7 @@ impl Node {
             group: VecDeque::new(),
             done: Vec::new(),
             applying: false,
+            answer_at: 0,
             conflicts: Vec::new(),
             trash: Vec::new(),
             writers: BTreeMap::new(),

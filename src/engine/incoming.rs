@@ -81,6 +81,13 @@ impl Incoming {
         self.unhold(source);
     }
 
+    /// The peer has announced a newer record of the path: this one's turn never comes, and nothing
+    /// waits for it to.
+    pub(super) fn supersede(&mut self, source: &Source) {
+        self.ordered.remove(&source.sequence);
+        self.unhold(source);
+    }
+
     /// Whether everything that this source has to wait for is there. `own` are the sources that the
     /// path has of this peer: it does not wait for itself.
     pub(super) fn is_released(&self, source: &Source, how: Strictness, own: &[Sequence]) -> bool {

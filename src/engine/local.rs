@@ -193,12 +193,23 @@ impl Engine {
         self.reads -= 1;
         self.arrivals.remove(&dirty.order);
         self.take_look(now, seen, dirty);
+        self.drop_journaled(now, &path);
         self.step(now, &path);
         while self.reads < limits::READS_IN_FLIGHT_MAX {
             let Some(next) = self.reads_waiting.pop_front() else { break };
             self.step(now, &next);
         }
         self.release_barriers(now);
+    }
+
+    /// What was being applied when the daemon ended is on the disk or is not, that is known now; if
+    /// it is not, those who announced it do so again.
+    fn drop_journaled(&mut self, now: Now, path: &RelPath) {
+        let Some(slot) = self.slots.get(path) else { return };
+        let orphaned = slot.want.as_ref().is_some_and(|want| want.sources.is_empty());
+        if orphaned && slot.dirty.is_none() {
+            self.finish(now, path);
+        }
     }
 
     fn take_look(&mut self, now: Now, seen: Seen, dirty: Dirty) {
@@ -286,9 +297,24 @@ impl Engine {
         let Some(ours) = seen.ours.as_ref().filter(|ours| ours.is_live()) else { return };
         if seen.has_children {
             self.sweep_first(now, &seen.path, dirty);
+        } else if let Some(record) = self.adopted_deletion(ours) {
+            let from = self.holder_of(&seen.path, &record.version);
+            self.store(now, record, None, from);
         } else {
             self.store_deletion(now, ours);
         }
+    }
+
+    /// The wanted deletion with the version it gets here: it was done before a crash could note it.
+    fn adopted_deletion(&self, ours: &Record) -> Option<Record> {
+        let want = self.slots.get(&ours.path)?.want.as_ref()?;
+        if want.record.is_live() {
+            return None;
+        }
+        let Verdict::Take { version, .. } = reconcile(Some(ours), &want.record) else {
+            return None;
+        };
+        Some(Record { version, ..want.record.clone() })
     }
 
     /// Children go before their directory.

@@ -120,8 +120,14 @@ impl Engine {
             // The same record from another peer; content of a loser is put away by its name.
             want.retry_ms = 0;
         }
+        let incoming = self.peers.entry(from.0).or_default();
+        for (&(peer, _), older) in &want.sources {
+            if peer == from.0 && older.sequence < source.sequence {
+                incoming.supersede(older);
+            }
+        }
         want.sources.insert(from, source);
-        self.peers.entry(from.0).or_default().add(from.1, &source);
+        incoming.add(from.1, &source);
     }
 
     pub(super) fn journaled(&mut self, now: Now, record: Record) {

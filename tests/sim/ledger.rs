@@ -287,6 +287,9 @@ impl World {
         for (at, node) in self.nodes.iter().enumerate() {
             let Some(engine) = &node.engine else { return Err(format!("n{at} is down")) };
             if engine.pending() != (0, 0) || engine.problems().1 > 0 {
+                if std::env::var("DUMP").is_ok() && self.traces.is_some() {
+                    eprintln!("{:#?}", node.engine);
+                }
                 return Err(format!("stuck: {}", self.describe()));
             }
             if !node.index.journal.is_empty() {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::slot::Source;
+use super::want::Source;
 use crate::model::{Lane, RelPath, Sequence};
 
 /// How strictly an ordered record waits for what came before it.

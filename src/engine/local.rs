@@ -4,7 +4,7 @@ use super::clock::Now;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Dirty, Slot};
+use super::slot::{Busy, Dirty};
 use super::{Engine, Hint, HintKind, Output, Seen};
 use crate::model::{
     Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits,
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// Puts back what a read ended in nothing of, to be read again.
-    fn again(&mut self, now: Now, path: &RelPath, mut dirty: Dirty, in_ms: u64) {
+    pub(super) fn again(&mut self, now: Now, path: &RelPath, mut dirty: Dirty, in_ms: u64) {
         let slot = self.slots.entry(path.clone()).or_default();
         match &mut slot.dirty {
             Some(newer) => {
@@ -161,29 +161,6 @@ impl Engine {
         slot.busy = Busy::Reading(dirty);
         self.reads += 1;
         self.outputs.push_back(Output::Read { path: path.clone(), even_if_open });
-    }
-
-    /// Reads the barriers that nothing unread arrived before.
-    pub(super) fn release_barriers(&mut self, now: Now) {
-        if self.barriers.is_empty() || self.stopped || self.scanning || !self.listings.is_empty() {
-            return;
-        }
-        let first = self.arrivals.keys().next().copied().unwrap_or(u64::MAX);
-        for path in std::mem::take(&mut self.barriers) {
-            let dirty = self.slots.get(&path).and_then(|slot| slot.dirty.as_ref());
-            match dirty.map(|dirty| (dirty.order, dirty.due_ms)) {
-                Some((order, due)) if order <= first && due <= now.monotonic_ms => {
-                    self.read(now, &path);
-                }
-                Some((_, due)) if due > now.monotonic_ms => {
-                    self.timers.insert((due, path));
-                }
-                Some(_) => {
-                    self.barriers.insert(path);
-                }
-                None => {}
-            }
-        }
     }
 
     pub(super) fn seen(&mut self, now: Now, seen: Seen) {
@@ -251,37 +228,6 @@ impl Engine {
                 self.again_last(now, &path, Dirty { glimpse, ..dirty });
             }
             Found::Entry { .. } => self.there(now, seen, dirty),
-        }
-    }
-
-    /// Whether a barrier may be newer than the hint that made us look: what was written before it
-    /// may be among the hints that came since.
-    fn is_early(&self, path: &RelPath, dirty: &Dirty, signature: &Signature) -> bool {
-        let is_barrier = |path: &RelPath| self.class(path) == Class::Barrier;
-        let unread = || self.arrivals.values().any(|path| !is_barrier(path));
-        let seen_before = dirty.glimpse.is_some_and(|glimpse| glimpse.unchanged(signature));
-        is_barrier(path) && !seen_before && (self.scanning || !self.listings.is_empty() || unread())
-    }
-
-    /// Has a barrier read again after everything that was hinted so far.
-    fn again_last(&mut self, now: Now, path: &RelPath, mut dirty: Dirty) {
-        dirty.order = self.next_order;
-        self.next_order += 1;
-        self.arrivals.insert(dirty.order, path.clone());
-        self.again(now, path, dirty, 0);
-    }
-
-    /// A scan has told what was written before the barriers that wait.
-    pub(super) fn barriers_last(&mut self) {
-        let policy = std::sync::Arc::clone(&self.setup.policy);
-        for (path, slot) in &mut self.slots {
-            let Some(dirty) = slot.dirty.as_mut() else { continue };
-            if policy.class(path) == Class::Barrier {
-                self.arrivals.remove(&dirty.order);
-                dirty.order = self.next_order;
-                self.next_order += 1;
-                self.arrivals.insert(dirty.order, path.clone());
-            }
         }
     }
 
@@ -354,16 +300,6 @@ impl Engine {
         let barrier = self.class(&path) == Class::Barrier;
         if !reading && (barrier || slot.is_none_or(|slot| slot.dirty.is_none())) {
             self.look_now(now, &path);
-        }
-    }
-
-    /// Has a path read that another one waits for: a barrier, which waits for what arrived before
-    /// it, would wait for that one.
-    fn look_now(&mut self, now: Now, path: &RelPath) {
-        self.look_again(now, path, 0);
-        let waits = |slot: &Slot| matches!(slot.busy, Busy::No) && slot.dirty.is_some();
-        if self.class(path) == Class::Barrier && self.slots.get(path).is_some_and(waits) {
-            self.read(now, path);
         }
     }
 

@@ -16,7 +16,9 @@
 //! At most one read or apply is out for a path at a time. One path's failure stops no other: it is
 //! a [`Problem`], listed and tried again.
 
+mod barrier;
 pub mod clock;
+mod fetch;
 pub mod fingerprint;
 mod incoming;
 mod local;
@@ -26,6 +28,7 @@ pub mod reconcile;
 mod remote;
 pub mod session;
 mod slot;
+mod want;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::clock::Now;
 use super::incoming::{Incoming, Strictness};
-use super::policy::{Class, Policy};
+use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Content, Slot, Source, Waits, Want};
+use super::slot::{Busy, Slot};
+use super::want::{Content, Source, Waits, Want};
 use super::{Announced, Considered, Displaced, Engine, Outcome, Output};
-use crate::model::{ContentId, Entry, Lane, NodeId, Record, RelPath, Sequence, Version, limits};
+use crate::model::{Entry, Lane, NodeId, Record, RelPath, Sequence, Version};
 
 /// How soon something is looked at again that waits for other paths of this node.
 const SOON_MS: u64 = 20;
@@ -38,9 +39,7 @@ impl Engine {
     fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
         let Some(slot) = self.slots.get_mut(path) else { return };
         let Some(want) = slot.want.as_mut() else { return };
-        let had = !want.sources.is_empty();
-        want.sources.retain(|&(source, _), _| source != peer);
-        if had && want.sources.is_empty() && !matches!(slot.busy, Busy::Applying(_)) {
+        if !want.forget(peer) && !matches!(slot.busy, Busy::Applying(_)) {
             self.finish(now, path);
         }
     }
@@ -65,69 +64,41 @@ impl Engine {
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
         } else {
-            let stamp = theirs.version.stamp;
-            let source = Source { first, sequence, after, stamp, holds: true };
-            self.add_want(&path, theirs, (peer, lane), source, content);
+            let source = Source { first, sequence, after, record: theirs };
+            self.add_want(&path, (peer, lane), source, content);
             self.step(now, &path);
         }
         self.release_held(now, peer);
     }
 
-    fn add_want(
-        &mut self,
-        path: &RelPath,
-        theirs: Record,
-        from: (NodeId, Lane),
-        mut source: Source,
-        here: bool,
-    ) {
+    fn add_want(&mut self, path: &RelPath, from: (NodeId, Lane), mut source: Source, here: bool) {
         let slot = self.slots.entry(path.clone()).or_default();
         let content = if here { Content::Here } else { Content::Absent };
+        let incoming = self.peers.entry(from.0).or_default();
         let Some(want) = &mut slot.want else {
             self.wants += 1;
-            let sources = BTreeMap::from([(from, source)]);
-            slot.want = Some(new_want(theirs, sources, content));
-            self.peers.entry(from.0).or_default().add(from.1, &source);
+            incoming.add(from.1, &source);
+            let want = Want::new(source.record.clone(), BTreeMap::from([(from, source)]));
+            slot.want = Some(Want { content, ..want });
             return;
         };
-        if let Some(older) = want.sources.get(&from).copied() {
+        if let Some(older) = want.sources.get(&from) {
             source.first = older.first;
-            self.peers.entry(from.0).or_default().remove(from.1, &older);
+            incoming.remove(from.1, older);
         }
-        let announced = theirs.version.clone();
-        let wanted = want.record.version.clone();
-        let replaced = match reconcile(Some(&want.record), &theirs) {
-            Verdict::Keep => false,
-            Verdict::Learn(version) => {
-                want.record.version = version;
-                false
-            }
-            Verdict::Take { version, .. } => {
-                want.record = Record { version, ..theirs };
-                true
-            }
-        };
-        if want.record.version != wanted {
-            want.sources.values_mut().for_each(|source| source.holds = false);
-        }
-        source.holds = want.record.version == announced;
-        if replaced {
+        if want.merge(&source.record) {
             want.content = content;
-            want.retry_ms = 0;
-            want.attempts = 0;
-            want.keep_ms = None;
         } else if here && want.content == Content::Absent {
             // The same record from another peer; content of a loser is put away by its name.
             want.retry_ms = 0;
         }
-        let incoming = self.peers.entry(from.0).or_default();
         for (&(peer, _), older) in &want.sources {
             if peer == from.0 && older.sequence < source.sequence {
                 incoming.supersede(older);
             }
         }
-        want.sources.insert(from, source);
         incoming.add(from.1, &source);
+        want.sources.insert(from, source);
     }
 
     pub(super) fn journaled(&mut self, now: Now, record: Record) {
@@ -135,17 +106,14 @@ impl Engine {
         let slot = self.slots.entry(path.clone()).or_default();
         if slot.want.is_none() {
             self.wants += 1;
-            slot.want = Some(new_want(record, BTreeMap::new(), Content::Absent));
+            slot.want = Some(Want::new(record, BTreeMap::new()));
         }
         self.look_again(now, &path, 0);
     }
 
-    /// A peer that holds just this version, as the path's want tells; nothing if every peer has to
-    /// be told of it, because it came of what was decided here.
+    /// A peer that holds just this version, as the path's want tells.
     pub(super) fn holder_of(&self, path: &RelPath, version: &Version) -> Option<NodeId> {
-        let want = self.slots.get(path)?.want.as_ref()?;
-        let holder = want.sources.iter().find(|(_, source)| source.holds);
-        holder.filter(|_| want.record.version == *version).map(|(&(peer, _), _)| peer)
+        self.slots.get(path)?.want.as_ref()?.holder(version)
     }
 
     pub(super) fn consider(&mut self, path: &RelPath) {
@@ -171,8 +139,11 @@ impl Engine {
             _ => Strictness::Arrived,
         };
         let stamp = want.record.version.stamp;
-        let mut tellers =
-            want.sources.iter().filter(|(_, source)| source.stamp == stamp).peekable();
+        let mut tellers = want
+            .sources
+            .iter()
+            .filter(|(_, source)| source.record.version.stamp == stamp)
+            .peekable();
         let released = tellers.peek().is_none()
             || tellers.any(|(&(peer, _), source)| {
                 let of_peer = want.sources.iter().filter(|((other, _), _)| *other == peer);
@@ -322,7 +293,7 @@ impl Engine {
         true
     }
 
-    fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
+    pub(super) fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
         if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
             want.waits = waits;
             want.retry_ms = now.monotonic_ms + in_ms;
@@ -349,73 +320,6 @@ impl Engine {
     pub(super) fn wake_children(&mut self, now: Now, dir: &RelPath) {
         for child in self.parents.remove(dir).unwrap_or_default() {
             self.step(now, &child);
-        }
-    }
-
-    fn missing_content(
-        &self,
-        path: &RelPath,
-        record: &Record,
-        ours: Option<&Entry>,
-    ) -> Option<(ContentId, u64)> {
-        let entry = record.entry.as_ref()?;
-        let (content, size) = entry.content()?;
-        let in_place = ours.is_some_and(|ours| ours.same_kind_content(entry));
-        let here = self.slots.get(path)?.want.as_ref()?.content == Content::Here;
-        (size > 0 && !in_place && !here).then_some((content, size))
-    }
-
-    fn fetch(&mut self, path: &RelPath, content: ContentId, size: u64) {
-        let full = self.fetches >= limits::FETCHES_IN_FLIGHT_MAX;
-        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
-            return;
-        };
-        if want.content == Content::Fetching {
-            return;
-        }
-        if full {
-            self.fetches_waiting.push_back(path.clone());
-            return;
-        }
-        want.content = Content::Fetching;
-        self.fetches += 1;
-        let mut peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
-        peers.dedup();
-        let lane = Policy::lane(self.class(path));
-        self.outputs.push_back(Output::Fetch { path: path.clone(), content, size, peers, lane });
-    }
-
-    pub(super) fn fetched(
-        &mut self,
-        now: Now,
-        path: &RelPath,
-        content: ContentId,
-        result: Result<(), String>,
-    ) {
-        self.fetches -= 1;
-        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
-        let wanted = |want: &&mut Want| want.content == Content::Fetching;
-        if let Some(want) = want.filter(wanted) {
-            let current = want.record.entry.as_ref().and_then(Entry::content);
-            let right = current.is_some_and(|(id, _)| id == content);
-            want.content = if right && result.is_ok() { Content::Here } else { Content::Absent };
-            match result {
-                Err(reason) if right => {
-                    want.attempts += 1;
-                    let wait = backoff_ms(want.attempts);
-                    // A file that is written all the time changes under those who fetch it; its
-                    // next version is on the way.
-                    if want.attempts > 2 {
-                        self.problems.note(now, path, reason, Some(wait));
-                    }
-                    self.retry_want(now, path, wait, Waits::Nothing);
-                }
-                _ => self.step(now, path),
-            }
-        }
-        while self.fetches < limits::FETCHES_IN_FLIGHT_MAX {
-            let Some(next) = self.fetches_waiting.pop_front() else { break };
-            self.step(now, &next);
         }
     }
 
@@ -536,57 +440,5 @@ impl Engine {
         let peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
         peers.into_iter().for_each(|peer| self.release_held(now, peer));
         self.step(now, path);
-    }
-}
-
-fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: Content) -> Want {
-    let waits = Waits::Nothing;
-    Want {
-        record,
-        sources,
-        content,
-        retry_ms: 0,
-        attempts: 0,
-        waits,
-        holds_unmirrored: false,
-        keep_ms: None,
-    }
-}
-
-impl Slot {
-    /// Whether something is to be made here that waits for others: the directory it is to be in
-    /// stays at once, since one of those may wait for it.
-    fn keeps_directory(&self) -> bool {
-        let waits = |want: &Want| {
-            let blocked = matches!(want.waits, Waits::Order | Waits::Parent);
-            want.record.is_live() && (blocked || want.attempts > 2)
-        };
-        let idle = self.dirty.is_none() && matches!(self.busy, Busy::No);
-        idle && self.want.as_ref().is_some_and(waits)
-    }
-
-    /// Whether the directory that shall go holds only what is not mirrored.
-    fn holds_unmirrored(&self) -> bool {
-        self.want.as_ref().is_some_and(|want| want.holds_unmirrored)
-    }
-
-    /// What is being done at the path, or waited for, in words.
-    pub(super) fn describe(&self) -> String {
-        let text = match (&self.busy, &self.dirty, &self.want) {
-            (Busy::Reading(_), ..) => "reading",
-            (Busy::Applying(_), ..) => "applying",
-            (_, Some(_), _) => "changed here, waits until it is quiet",
-            (.., Some(want)) => match want.waits {
-                Waits::Order => "waits for what was written before it",
-                Waits::Parent => "waits for its directory",
-                Waits::Children | Waits::Listing | Waits::Listed => {
-                    "waits until the directory is empty"
-                }
-                Waits::Nothing if want.content == Content::Fetching => "fetching",
-                Waits::Nothing => "waits for its turn",
-            },
-            _ => "idle",
-        };
-        text.to_owned()
     }
 }

@@ -165,7 +165,10 @@ impl World {
         self.ledger.applied += 1;
         let path = &job.record.path;
         let own = format!("n{at}");
-        if self.has_no_conflicts() && path.components().next() == Some(own.as_bytes()) {
+        // A directory may be kept by someone who knew of its removal, but not yet of the new one.
+        let kept = job.record.is_dir() && self.nodes[at].disk.is_dir(path);
+        let ours = path.components().next() == Some(own.as_bytes());
+        if self.has_no_conflicts() && ours && !kept {
             self.fail(format!("n{at} applied in its own directory: {}", show(&job.record)));
         }
         if self.policy.class(path) == Class::Barrier {
@@ -175,6 +178,10 @@ impl World {
     }
 
     fn check_barrier(&mut self, at: usize, barrier: &RelPath, content: Option<ContentId>) {
+        if self.profile.power_cuts > 0 {
+            // What was announced, and forgotten when the power went, is a new edit afterwards.
+            return;
+        }
         let before = content.and_then(|content| self.ledger.barriers.get(&content));
         let Some(Before { node, writes }) = before else { return };
         let replaced = |content: &ContentId| {
@@ -183,7 +190,12 @@ impl World {
                 || self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
         };
         let unread = |path: &RelPath| self.ledger.unreadable.contains(&(*node, path.clone()));
-        let counts = |(path, content): &&(RelPath, ContentId)| !replaced(content) && !unread(path);
+        let moved = |path: &RelPath, content: ContentId| {
+            self.ledger.destroyed.contains(&(content, path.clone()))
+        };
+        let counts = |(path, content): &&(RelPath, ContentId)| {
+            !replaced(content) && !unread(path) && !moved(path, *content)
+        };
         let mut writes = writes.iter().filter(counts);
         let late = writes.find(|(path, content)| match self.content_at(at, path) {
             Some(there) => self.comes_before(there, *content),

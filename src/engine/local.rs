@@ -383,10 +383,11 @@ impl Engine {
             } else {
                 None
             };
-            if signature.links == 1 && ours.is_some_and(|ours| ours.same_kind_content(entry)) {
-                if let Kind::File { group: link, .. } = &mut entry.kind {
-                    *link = known;
-                }
+            if signature.links == 1
+                && ours.is_some_and(|ours| ours.same_kind_content(entry))
+                && let Kind::File { group: link, .. } = &mut entry.kind
+            {
+                *link = known;
             }
         }
     }

@@ -417,11 +417,10 @@ impl Engine {
     /// What a directory that could not be removed still holds is known now. If it is nothing that
     /// is mirrored, the directory stays all the same: someone has something in it.
     pub(super) fn listed_for_apply(&mut self, dir: &RelPath) {
-        if let Some(want) = self.slots.get_mut(dir).and_then(|slot| slot.want.as_mut()) {
-            if want.waits == Waits::Listing {
-                want.waits = Waits::Listed;
-                want.retry_ms = 0;
-            }
+        let want = self.slots.get_mut(dir).and_then(|slot| slot.want.as_mut());
+        if let Some(want) = want.filter(|want| want.waits == Waits::Listing) {
+            want.waits = Waits::Listed;
+            want.retry_ms = 0;
         }
     }
 

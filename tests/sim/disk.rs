@@ -89,10 +89,6 @@ impl Disk {
         self.inodes.get_mut(&number)
     }
 
-    pub fn inode(&self, number: u64) -> Option<&Inode> {
-        self.inodes.get(&number)
-    }
-
     pub fn inode_mut(&mut self, number: u64) -> Option<&mut Inode> {
         self.inodes.get_mut(&number)
     }
@@ -137,16 +133,6 @@ impl Disk {
         self.inodes.insert(self.next, inode);
         self.names.insert(path.clone(), self.next);
         self.next
-    }
-
-    /// Gives an inode one more name.
-    pub fn link(&mut self, old: &RelPath, new: &RelPath, time: Mtime) {
-        let number = self.number(old).expect("there");
-        assert!(self.has_parent(new) && !self.names.contains_key(new), "free: {new}");
-        self.names.insert(new.clone(), number);
-        let inode = self.inodes.get_mut(&number).expect("named");
-        inode.links += 1;
-        inode.ctime = time;
     }
 
     /// Takes a name away; the inode goes with its last name and writer. Gives its number.

@@ -299,10 +299,10 @@ impl World {
             Task::Fetch { path, content, peers } => self.fetch(at, path, content, &peers),
         };
         // A barrier's look is answered after what the watcher had noticed by then.
-        if let Feed::Seen { path, .. } = &feed {
-            if self.policy.class(path) == Class::Barrier {
-                self.flush_hints(at);
-            }
+        if let Feed::Seen { path, .. } = &feed
+            && self.policy.class(path) == Class::Barrier
+        {
+            self.flush_hints(at);
         }
         let wait = if self.rng.chance(5) { SECOND } else { 20 * MS };
         let wait = self.rng.below(wait);

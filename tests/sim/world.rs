@@ -276,17 +276,15 @@ impl World {
                 self.feed(node, feeds);
             }
             Event::Apply { node, life } if self.is_life(node, life) => self.apply_next(node),
-            Event::Tick { node, life, at_ms } if self.is_life(node, life) => {
-                if self.nodes[node].tick_at == Some(at_ms) {
-                    self.nodes[node].tick_at = None;
-                    self.feed(node, vec![Feed::Tick]);
-                }
+            Event::Tick { node, life, at_ms }
+                if self.is_life(node, life) && self.nodes[node].tick_at == Some(at_ms) =>
+            {
+                self.nodes[node].tick_at = None;
+                self.feed(node, vec![Feed::Tick]);
             }
             Event::Deliver { from, to, epoch, message } => self.deliver(from, to, epoch, message),
-            Event::Pump { from, to, epoch } => {
-                if self.link(from, to).epoch == epoch {
-                    self.pump(from, to);
-                }
+            Event::Pump { from, to, epoch } if self.link(from, to).epoch == epoch => {
+                self.pump(from, to);
             }
             Event::Connect { a, b } => self.connect(a, b),
             Event::Fault(fault) => self.strike(fault),

@@ -134,7 +134,7 @@ impl Actor {
         // A cursor beyond our head is of changes that a crash took from our index.
         let head = self.index.head();
         let cursors: Vec<_> = cursors.iter().filter(|(_, at)| *at <= head).copied().collect();
-        let mut out = Outgoing::starting_at(&cursors);
+        let mut out = Outgoing::starting_at(&cursors, head);
         if !anew {
             known.acknowledged.iter().for_each(|&(lane, at)| out.acknowledge(lane, at));
         }
@@ -255,10 +255,10 @@ impl Actor {
 
     fn pump(&mut self, id: NodeId, lane: Lane) -> Result<(), IndexError> {
         let head = self.index.lane_head(lane);
-        let forward = lane == Lane::Forward && self.is_forward_due(id, head);
+        let due = lane != Lane::Forward || self.is_forward_due(id, head);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let Some(out) = peer.out.as_mut() else { return Ok(()) };
-        if peer.loading[lane as usize] || lane == Lane::Forward && !forward {
+        if peer.loading[lane as usize] || !due && out.sent(lane) < head {
             return Ok(());
         }
         if out.sent(lane) >= head {

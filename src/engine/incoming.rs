@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::slot::Source;
+use super::want::Source;
 use crate::model::{Lane, RelPath, Sequence};
 
 /// How strictly an ordered record waits for what came before it.
@@ -13,8 +13,9 @@ use crate::model::{Lane, RelPath, Sequence};
 pub(super) enum Strictness {
     /// A barrier: all of it is visible.
     Done,
-    /// The removal of a directory: all of it is visible or handed out before it.
-    Issued,
+    /// The removal of a directory: all of it has arrived, so that it is known which children the
+    /// one who removed it had seen go.
+    Arrived,
 }
 
 /// The state of what one peer announces.
@@ -22,12 +23,11 @@ pub(super) enum Strictness {
 pub(super) struct Incoming {
     received: [Sequence; Lane::ALL.len()],
     undone: [BTreeSet<Sequence>; Lane::ALL.len()],
-    plain: BTreeSet<Sequence>,
-    plain_unissued: BTreeSet<Sequence>,
+    /// First and own sequence.
+    plain: BTreeSet<(Sequence, Sequence)>,
     ordered: BTreeSet<Sequence>,
-    ordered_unissued: BTreeSet<Sequence>,
-    /// Ordered wants whose turn has not come.
-    held: BTreeMap<Sequence, RelPath>,
+    /// Ordered wants whose turn has not come, by what they wait for, then by their own sequence.
+    held: BTreeMap<(Sequence, Sequence), RelPath>,
 }
 
 impl Incoming {
@@ -40,10 +40,13 @@ impl Incoming {
         incoming
     }
 
-    /// Everything of `lane` up to `sequence` has arrived.
-    pub(super) fn receive(&mut self, lane: Lane, sequence: Sequence) {
+    /// Everything of `lane` up to `sequence` has arrived. Gives the first sequence that a record at
+    /// `sequence` stands for: it may have come in the place of an older record of its path.
+    pub(super) fn receive(&mut self, lane: Lane, sequence: Sequence) -> Sequence {
         let received = &mut self.received[lane as usize];
+        let first = Sequence(received.0 + 1).min(sequence);
         *received = (*received).max(sequence);
+        first
     }
 
     /// Up to where each lane has arrived.
@@ -65,69 +68,54 @@ impl Incoming {
         self.undone[lane as usize].insert(source.first);
         if source.after.is_some() {
             self.ordered.insert(source.sequence);
-            self.ordered_unissued.insert(source.sequence);
         } else {
-            self.plain.insert(source.first);
-            self.plain_unissued.insert(source.first);
+            self.plain.insert((source.first, source.sequence));
         }
     }
 
     /// The want no longer has this source.
     pub(super) fn remove(&mut self, lane: Lane, source: &Source) {
         self.undone[lane as usize].remove(&source.first);
-        for set in [&mut self.ordered, &mut self.ordered_unissued] {
-            set.remove(&source.sequence);
-        }
-        for set in [&mut self.plain, &mut self.plain_unissued] {
-            set.remove(&source.first);
-        }
-        self.held.remove(&source.sequence);
+        self.ordered.remove(&source.sequence);
+        self.plain.remove(&(source.first, source.sequence));
+        self.unhold(source);
     }
 
-    /// The want was handed out to be applied.
-    pub(super) fn issue(&mut self, source: &Source) {
-        self.ordered_unissued.remove(&source.sequence);
-        self.plain_unissued.remove(&source.first);
+    /// The peer has announced a newer record of the path: this one's turn never comes, and nothing
+    /// waits for it to.
+    pub(super) fn supersede(&mut self, source: &Source) {
+        self.ordered.remove(&source.sequence);
+        self.unhold(source);
     }
 
-    /// The want came back undone.
-    pub(super) fn unissue(&mut self, source: &Source) {
-        if self.ordered.contains(&source.sequence) {
-            self.ordered_unissued.insert(source.sequence);
-        }
-        if self.plain.contains(&source.first) {
-            self.plain_unissued.insert(source.first);
-        }
-    }
-
-    /// Whether everything that this source has to wait for is there.
-    pub(super) fn is_released(&self, lane: Lane, source: &Source, how: Strictness) -> bool {
+    /// Whether everything that this source has to wait for is there. `own` are the sources that the
+    /// path has of this peer: it does not wait for itself.
+    pub(super) fn is_released(&self, source: &Source, how: Strictness, own: &[Sequence]) -> bool {
         let Some(after) = source.after else { return true };
-        let arrived = Lane::ALL.iter().all(|&other| {
-            (other == Lane::Forward && lane != Lane::Forward)
-                || self.received[other as usize] >= after
-        });
-        let (plain, ordered) = match how {
-            Strictness::Done => (&self.plain, &self.ordered),
-            Strictness::Issued => (&self.plain_unissued, &self.ordered_unissued),
+        let arrived = self.received.iter().all(|&received| received >= after);
+        let done = || {
+            let plain = self.plain.iter().find(|(_, sequence)| !own.contains(sequence));
+            let ordered = self.ordered.iter().find(|sequence| !own.contains(sequence));
+            plain.is_none_or(|&(first, _)| first > after)
+                && ordered.is_none_or(|&first| first >= source.sequence)
         };
-        arrived
-            && plain.first().is_none_or(|&first| first > after)
-            && ordered.first().is_none_or(|&first| first >= source.sequence)
+        arrived && (how == Strictness::Arrived || done())
     }
 
     /// Notes that the path's turn has not come.
     pub(super) fn hold(&mut self, source: &Source, path: RelPath) {
-        self.held.insert(source.sequence, path);
+        self.held.insert((source.after.unwrap_or_default(), source.sequence), path);
     }
 
-    /// The held path whose turn is next.
-    pub(super) fn next_held(&self) -> Option<(Sequence, RelPath)> {
-        self.held.first_key_value().map(|(&sequence, path)| (sequence, path.clone()))
+    /// The held paths for which everything has arrived, in order.
+    pub(super) fn arrived(&self) -> Vec<RelPath> {
+        let until = self.received.iter().min().copied().unwrap_or_default();
+        let arrived = self.held.range(..=(until, Sequence(u64::MAX)));
+        arrived.map(|(_, path)| path.clone()).collect()
     }
 
     /// The path is no longer held.
-    pub(super) fn unhold(&mut self, sequence: Sequence) {
-        self.held.remove(&sequence);
+    pub(super) fn unhold(&mut self, source: &Source) {
+        self.held.remove(&(source.after.unwrap_or_default(), source.sequence));
     }
 }

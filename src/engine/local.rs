@@ -4,9 +4,11 @@ use super::clock::Now;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Dirty, Want};
+use super::slot::{Busy, Dirty};
 use super::{Engine, Hint, HintKind, Output, Seen};
-use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version, limits};
+use crate::model::{
+    Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits,
+};
 
 /// How long a directory's time may lag behind: it moves with every child.
 const TOUCH_MS: u64 = 500;
@@ -39,13 +41,13 @@ impl Engine {
 
     fn hint(&mut self, now: Now, Hint { path, kind }: Hint) {
         let class = self.class(&path);
-        if path.is_root() || class == Class::Local {
-            return;
-        }
         // A file that was made and closed since may be told as closed only.
         let made = matches!(kind, HintKind::Closed | HintKind::Created | HintKind::Moved);
         if made || kind == HintKind::Gone {
             self.touch_parent(now, &path);
+        }
+        if path.is_root() || class == Class::Local {
+            return;
         }
         let settle = self.settle_ms(class);
         let wait = if kind == HintKind::Written { settle } else { 0 };
@@ -61,6 +63,8 @@ impl Engine {
             list: false,
             touch: false,
             emptied: false,
+            joining: self.setup.joining,
+            glimpse: None,
             attempts: 0,
         });
         if class == Class::Barrier && dirty.order != order {
@@ -70,8 +74,8 @@ impl Engine {
         dirty.touch = false;
         dirty.last_ms = at;
         dirty.due_ms = if wait == 0 { at } else { dirty.due_ms.max(at + wait) };
-        // What is found where something went away is another thing, with content of its own.
-        dirty.list |= matches!(kind, HintKind::Gone | HintKind::Moved);
+        // Where a directory went and another one is now, what was in the first is not there.
+        dirty.list |= matches!(kind, HintKind::Moved | HintKind::Gone);
         self.arrivals.insert(dirty.order, path.clone());
         self.step(now, &path);
     }
@@ -84,6 +88,9 @@ impl Engine {
     /// The directory's time moved with its child; that is not worth a look each time.
     fn touch_parent(&mut self, now: Now, path: &RelPath) {
         let Some(parent) = path.parent().filter(|p| !p.is_root()) else { return };
+        if self.class(&parent) == Class::Local {
+            return;
+        }
         if self.slots.get(&parent).is_some_and(|slot| slot.dirty.is_some()) {
             return;
         }
@@ -108,6 +115,8 @@ impl Engine {
             list: false,
             touch: false,
             emptied: false,
+            joining: self.setup.joining,
+            glimpse: None,
             attempts: 0,
         });
         dirty.due_ms = dirty.due_ms.min(at + in_ms);
@@ -120,7 +129,7 @@ impl Engine {
     }
 
     /// Puts back what a read ended in nothing of, to be read again.
-    fn again(&mut self, now: Now, path: &RelPath, mut dirty: Dirty, in_ms: u64) {
+    pub(super) fn again(&mut self, now: Now, path: &RelPath, mut dirty: Dirty, in_ms: u64) {
         let slot = self.slots.entry(path.clone()).or_default();
         match &mut slot.dirty {
             Some(newer) => {
@@ -156,29 +165,6 @@ impl Engine {
         self.outputs.push_back(Output::Read { path: path.clone(), even_if_open });
     }
 
-    /// Reads the barriers that nothing unread arrived before.
-    pub(super) fn release_barriers(&mut self, now: Now) {
-        if self.barriers.is_empty() || self.stopped || !self.listings.is_empty() {
-            return;
-        }
-        let first = self.arrivals.keys().next().copied().unwrap_or(u64::MAX);
-        for path in std::mem::take(&mut self.barriers) {
-            let dirty = self.slots.get(&path).and_then(|slot| slot.dirty.as_ref());
-            match dirty.map(|dirty| (dirty.order, dirty.due_ms)) {
-                Some((order, due)) if order <= first && due <= now.monotonic_ms => {
-                    self.read(now, &path);
-                }
-                Some((_, due)) if due > now.monotonic_ms => {
-                    self.timers.insert((due, path));
-                }
-                Some(_) => {
-                    self.barriers.insert(path);
-                }
-                None => {}
-            }
-        }
-    }
-
     pub(super) fn seen(&mut self, now: Now, seen: Seen) {
         let path = seen.path.clone();
         let Some(slot) = self.slots.get_mut(&path) else { return };
@@ -186,12 +172,23 @@ impl Engine {
         self.reads -= 1;
         self.arrivals.remove(&dirty.order);
         self.take_look(now, seen, dirty);
+        self.drop_journaled(now, &path);
         self.step(now, &path);
         while self.reads < limits::READS_IN_FLIGHT_MAX {
             let Some(next) = self.reads_waiting.pop_front() else { break };
             self.step(now, &next);
         }
         self.release_barriers(now);
+    }
+
+    /// What was being applied when the daemon ended is on the disk or is not, that is known now; if
+    /// it is not, those who announced it do so again.
+    fn drop_journaled(&mut self, now: Now, path: &RelPath) {
+        let Some(slot) = self.slots.get(path) else { return };
+        let orphaned = slot.want.as_ref().is_some_and(|want| want.sources.is_empty());
+        if orphaned && slot.dirty.is_none() {
+            self.finish(now, path);
+        }
     }
 
     fn take_look(&mut self, now: Now, seen: Seen, dirty: Dirty) {
@@ -226,6 +223,12 @@ impl Engine {
                 self.problems.solve(&path);
                 self.gone(now, &seen, dirty);
             }
+            Found::Entry { signature, entry, .. }
+                if !entry.is_dir() && self.is_early(&path, &dirty, signature) =>
+            {
+                let glimpse = Some(*signature);
+                self.again_last(now, &path, Dirty { glimpse, ..dirty });
+            }
             Found::Entry { .. } => self.there(now, seen, dirty),
         }
     }
@@ -242,9 +245,24 @@ impl Engine {
         let Some(ours) = seen.ours.as_ref().filter(|ours| ours.is_live()) else { return };
         if seen.has_children {
             self.sweep_first(now, &seen.path, dirty);
+        } else if let Some(record) = self.adopted_deletion(ours) {
+            let from = self.holder_of(&seen.path, &record.version);
+            self.store(now, record, None, from);
         } else {
             self.store_deletion(now, ours);
         }
+    }
+
+    /// The wanted deletion with the version it gets here: it was done before a crash could note it.
+    fn adopted_deletion(&self, ours: &Record) -> Option<Record> {
+        let want = self.slots.get(&ours.path)?.want.as_ref()?;
+        if want.record.is_live() {
+            return None;
+        }
+        let Verdict::Take { version, .. } = reconcile(Some(ours), &want.record) else {
+            return None;
+        };
+        Some(Record { version, ..want.record.clone() })
     }
 
     /// Children go before their directory.
@@ -257,23 +275,34 @@ impl Engine {
 
     fn store_deletion(&mut self, now: Now, ours: &Record) {
         let version = Version::edit(self.clock.stamp(now), Some(&ours.version));
-        self.store_edit(Record { path: ours.path.clone(), entry: None, version }, None);
+        self.store(now, Record { path: ours.path.clone(), entry: None, version }, None, None);
     }
 
-    fn store_edit(&mut self, record: Record, signature: Option<Signature>) {
-        self.outputs.push_back(Output::Store { record, signature, from: None });
-    }
-
-    pub(super) fn swept(&mut self, now: Now, ours: Record) {
-        let path = ours.path.clone();
-        let idle = self.slots.get(&path).is_none_or(|slot| matches!(slot.busy, Busy::No));
-        if !idle {
-            self.look_again(now, &path, 0);
-            return;
+    /// What waits for a directory goes on when there is one.
+    pub(super) fn store(
+        &mut self,
+        now: Now,
+        record: Record,
+        signature: Option<Signature>,
+        from: Option<NodeId>,
+    ) {
+        let dir = record.is_dir().then(|| record.path.clone());
+        self.outputs.push_back(Output::Store { record, signature, from });
+        if let Some(dir) = dir {
+            self.wake_children(now, &dir);
         }
-        self.problems.solve(&path);
-        self.store_deletion(now, &ours);
-        self.step(now, &path);
+    }
+
+    /// A child of a directory that is gone is looked at, too: that look is older than this, and both
+    /// may have been made anew since.
+    pub(super) fn swept(&mut self, now: Now, ours: Record) {
+        let path = ours.path;
+        let slot = self.slots.get(&path);
+        let reading = slot.is_some_and(|slot| matches!(slot.busy, Busy::Reading(_)));
+        let barrier = self.class(&path) == Class::Barrier;
+        if !reading && (barrier || slot.is_none_or(|slot| slot.dirty.is_none())) {
+            self.look_now(now, &path);
+        }
     }
 
     /// Something is at the path.
@@ -294,18 +323,17 @@ impl Engine {
             return;
         }
         self.complete(&mut entry, ours_live, &signature, group, now);
-        let want = self.slots.get_mut(&path).and_then(|slot| slot.want.as_mut());
-        if let Some(record) = want.and_then(|want| adopted(want, ours.as_ref(), &entry)) {
-            let from = self.source_of(&path);
-            self.outputs.push_back(Output::Store { record, signature: Some(signature), from });
+        if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry, dirty.joining) {
+            let from = self.holder_of(&path, &record.version);
+            self.store(now, record, Some(signature), from);
         } else if ours_live.is_some_and(|ours| ours.same(&entry)) {
             self.outputs.push_back(Output::Refresh { path: path.clone(), signature });
         } else if ours_live.is_some_and(Entry::is_dir) && !entry.is_dir() && has_children {
             self.sweep_first(now, &path, dirty);
             return;
         } else {
-            let record = self.edited(now, &path, entry.clone(), ours.as_ref());
-            self.store_edit(record, Some(signature));
+            let record = self.edited(now, &path, entry.clone(), ours.as_ref(), dirty.joining);
+            self.store(now, record, Some(signature), None);
             self.rest(now, &path, &entry);
         }
         if entry.is_dir() && dirty.list {
@@ -316,7 +344,7 @@ impl Engine {
     /// The directory above is not known yet: children are never announced before it.
     fn parent_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
         if let Some(parent) = path.parent() {
-            self.look_again(now, &parent, 0);
+            self.look_now(now, &parent);
         }
         self.wait_in_line(&dirty, path);
         let wait = if dirty.attempts == 0 { 1 } else { backoff_ms(dirty.attempts) / 50 };
@@ -357,23 +385,58 @@ impl Engine {
             } else {
                 None
             };
-            if signature.links == 1 && ours.is_some_and(|ours| ours.same_kind_content(entry)) {
-                if let Kind::File { group: link, .. } = &mut entry.kind {
-                    *link = known;
-                }
+            if signature.links == 1
+                && ours.is_some_and(|ours| ours.same_kind_content(entry))
+                && let Kind::File { group: link, .. } = &mut entry.kind
+            {
+                *link = known;
             }
         }
     }
 
+    /// The wanted record with the version it gets here, if it is just what is on the disk: an apply
+    /// that was done before a crash could note it, or someone who made the same file. A directory
+    /// with another time was touched since.
+    fn adopted(
+        &mut self,
+        now: Now,
+        path: &RelPath,
+        ours: Option<&Record>,
+        entry: &Entry,
+        joining: bool,
+    ) -> Option<Record> {
+        let want = self.slots.get(path)?.want.as_ref()?;
+        let there = want.record.entry.as_ref()?;
+        let touched = there.is_dir() && there.meta != entry.meta && is_touch(there, entry);
+        let same = there.same_kind_content(entry) && (touched || there.meta == entry.meta);
+        if !same || touched && joining {
+            return None;
+        }
+        let Verdict::Take { version, .. } = reconcile(ours, &want.record) else { return None };
+        let mut record = Record { version, ..want.record.clone() };
+        if touched {
+            record.entry = Some(entry.clone());
+            record.version.touched = self.clock.stamp(now);
+        }
+        Some(record)
+    }
+
     /// The record of an edit made here: of a directory's time alone it is no edit.
-    fn edited(&mut self, now: Now, path: &RelPath, entry: Entry, ours: Option<&Record>) -> Record {
+    fn edited(
+        &mut self,
+        now: Now,
+        path: &RelPath,
+        entry: Entry,
+        ours: Option<&Record>,
+        joining: bool,
+    ) -> Record {
         let stamp = self.clock.stamp(now);
         let only_touched = ours.filter(|ours| is_only_touched(ours.entry.as_ref(), &entry));
         let version = match only_touched {
             Some(ours) => Version { touched: stamp, ..ours.version.clone() },
             None => {
                 let mut version = Version::edit(stamp, ours.map(|ours| &ours.version));
-                version.joined = self.setup.joining && ours.is_none();
+                version.joined = joining && ours.is_none();
                 if entry.is_dir() {
                     version.touched = stamp;
                 }
@@ -410,20 +473,6 @@ impl Engine {
         self.listed_for_apply(dir);
         self.step(now, dir);
         self.release_barriers(now);
-    }
-}
-
-/// The wanted record with the version it gets here, if it is just what is on the disk: an apply
-/// that was done before a crash could note it, or someone who made the same file.
-fn adopted(want: &Want, ours: Option<&Record>, entry: &Entry) -> Option<Record> {
-    let there = want.record.entry.as_ref()?;
-    let same_time = there.meta == entry.meta || there.is_dir() && is_touch(there, entry);
-    if !there.same_kind_content(entry) || !same_time {
-        return None;
-    }
-    match reconcile(ours, &want.record) {
-        Verdict::Take { version, .. } => Some(Record { version, ..want.record.clone() }),
-        _ => None,
     }
 }
 

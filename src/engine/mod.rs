@@ -16,7 +16,9 @@
 //! At most one read or apply is out for a path at a time. One path's failure stops no other: it is
 //! a [`Problem`], listed and tried again.
 
+mod barrier;
 pub mod clock;
+mod fetch;
 pub mod fingerprint;
 mod incoming;
 mod local;
@@ -26,6 +28,7 @@ pub mod reconcile;
 mod remote;
 pub mod session;
 mod slot;
+mod want;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -102,9 +105,9 @@ pub enum Input {
     Policy(Arc<Policy>),
     /// The mount is stopped (by a person or a guard), or goes on.
     Stopped(bool),
-    /// watch: anything at or below the directory may have changed unseen.
-    Scan(RelPath),
-    /// The first scan of the index is complete, and all it hinted is stored.
+    /// watch: events were lost. A scan follows, and what it finds is hinted before anything newer.
+    Overflowed,
+    /// The scan after start-up, or after [`Input::Overflowed`], is complete.
     Scanned,
     /// Time has passed.
     Tick,
@@ -327,6 +330,8 @@ pub struct Engine {
     fetches_waiting: VecDeque<RelPath>,
     wants: usize,
     stopped: bool,
+    /// A scan is under way: nobody knows what was written before a barrier.
+    scanning: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -353,6 +358,7 @@ impl Engine {
             fetches_waiting: VecDeque::new(),
             wants: 0,
             stopped: false,
+            scanning: true,
             outputs: VecDeque::new(),
         }
     }
@@ -370,12 +376,12 @@ impl Engine {
             Input::Fetched { path, content, result } => self.fetched(now, &path, content, result),
             Input::Applied { path, outcome } => self.applied(now, &path, outcome),
             Input::Journaled(record) => self.journaled(now, record),
-            Input::PeerUp { peer, cursors, anew } => self.peer_up(peer, &cursors, anew),
+            Input::PeerUp { peer, cursors, anew } => self.peer_up(now, peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
             Input::Policy(policy) => self.setup.policy = policy,
-            Input::Scan(dir) => self.list(&dir),
-            Input::Scanned => self.setup.joining = false,
+            Input::Overflowed => self.scanning = true,
+            Input::Scanned => self.scanned(now),
             Input::Tick => self.tick(now),
         }
     }
@@ -420,7 +426,7 @@ impl Engine {
     /// writing do not count: they are not finished.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        self.arrivals.is_empty() && self.listings.is_empty()
+        self.arrivals.is_empty() && self.listings.is_empty() && !self.scanning
     }
 
     /// Paths that failed, sorted by path, at most [`limits::PROBLEMS_MAX`]; and how many in all.
@@ -440,6 +446,13 @@ impl Engine {
     pub fn doing(&self, most: usize) -> Vec<(RelPath, String)> {
         let of = |(path, slot): (&RelPath, &Slot)| (path.clone(), slot.describe());
         self.slots.iter().take(most).map(of).collect()
+    }
+
+    fn scanned(&mut self, now: Now) {
+        self.setup.joining = false;
+        self.scanning = false;
+        self.barriers_last();
+        self.release_barriers(now);
     }
 
     fn set_stopped(&mut self, now: Now, stopped: bool) {

@@ -61,6 +61,14 @@ fn beats(a: &Record, b: &Record) -> bool {
     if a_saw_b != b_saw_a {
         return a_saw_b;
     }
+    // Both were decided against somewhere, since preferences can go in a circle: an edit loses to
+    // a later one, that one to its deletion, and the deletion to the first edit, which it had not
+    // seen. Who decided with more before him is right.
+    let (a_covers, b_covers) =
+        (a.version.vector.covers(&b.version.vector), b.version.vector.covers(&a.version.vector));
+    if a_saw_b && a_covers != b_covers {
+        return a_covers;
+    }
     (rank(a), a.version.stamp) > (rank(b), b.version.stamp)
 }
 
@@ -199,6 +207,12 @@ mod tests {
     fn a_merged_winner_does_not_hide_a_loser_nobody_has_kept() {
         // Our x was decided against elsewhere, but its author's successor never saw it.
         check("x a3", "y b5 | b4 | a3", "take, keep ours");
+    }
+
+    #[test]
+    fn an_edit_that_was_deleted_does_not_come_back_in_a_circle() {
+        // y won over x at one node; at another one y was deleted, and x won over the deletion.
+        check("y b3 | | a2", "x a2 | | b4", "take, keep ours");
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::clock::Now;
 use super::incoming::{Incoming, Strictness};
-use super::policy::{Class, Policy};
+use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Content, Slot, Source, Waits, Want};
+use super::slot::{Busy, Slot};
+use super::want::{Content, Source, Waits, Want};
 use super::{Announced, Considered, Displaced, Engine, Outcome, Output};
-use crate::model::{ContentId, Entry, Lane, NodeId, Record, RelPath, Sequence, Version, limits};
+use crate::model::{Entry, Lane, NodeId, Record, RelPath, Sequence, Version};
 
 /// How long a writer that has a wanted file open is waited for at a time, and how often: what he
 /// writes later is found in the displaced file.
@@ -19,26 +20,38 @@ const OPEN_MAX: u32 = 20;
 /// How soon something is looked at again that waits for other paths of this node.
 const SOON_MS: u64 = 20;
 
+/// How long a directory with children that its remover had not seen goes neither way.
+const KEEP_MS: u64 = 1000;
+
 impl Engine {
-    pub(super) fn peer_up(&mut self, peer: NodeId, cursors: &[(Lane, Sequence)], anew: bool) {
+    pub(super) fn peer_up(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        cursors: &[(Lane, Sequence)],
+        anew: bool,
+    ) {
         if anew {
             let paths: Vec<_> = self.slots.keys().cloned().collect();
-            paths.iter().for_each(|path| self.forget_sources(path, peer));
+            paths.iter().for_each(|path| self.forget_sources(now, path, peer));
             self.peers.remove(&peer);
         }
         self.peers.entry(peer).or_insert_with(|| Incoming::starting_at(cursors));
     }
 
-    /// The peer's sequences mean nothing any more.
-    fn forget_sources(&mut self, path: &RelPath, peer: NodeId) {
-        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
-            want.sources.retain(|&(source, _), _| source != peer);
+    /// The peer's sequences mean nothing any more. What it alone had announced is in nobody's
+    /// index: if the peer still has it, it announces it anew.
+    fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
+        let Some(slot) = self.slots.get_mut(path) else { return };
+        let Some(want) = slot.want.as_mut() else { return };
+        if !want.forget(peer) && !matches!(slot.busy, Busy::Applying(_)) {
+            self.finish(now, path);
         }
     }
 
     pub(super) fn progress(&mut self, now: Now, peer: NodeId, lane: Lane, sequence: Sequence) {
         if let Some(incoming) = self.peers.get_mut(&peer) {
-            incoming.receive(lane, sequence);
+            let _first = incoming.receive(lane, sequence);
         }
         self.release_held(now, peer);
     }
@@ -48,41 +61,61 @@ impl Engine {
         let path = theirs.path.clone();
         self.clock.observe(theirs.version.stamp);
         self.clock.observe(theirs.version.touched);
-        self.peers.entry(peer).or_default().receive(lane, sequence);
+        let ahead = sequence == Sequence(0);
+        let first = self.peers.entry(peer).or_default().receive(lane, sequence);
         let known = self.slots.get(&path).is_some_and(|slot| slot.want.is_some());
         if path.is_root() || self.class(&path) == Class::Local {
             return;
         }
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
-            return;
+        } else if ahead {
+            self.want_ahead(&path, theirs);
+            self.step(now, &path);
+        } else {
+            let source = Source { first, sequence, after, record: theirs };
+            self.add_want(&path, (peer, lane), source, content);
+            self.step(now, &path);
         }
-        let source = Source { first: sequence, sequence, after };
-        let source = (sequence != Sequence(0)).then_some(((peer, lane), source));
-        self.add_want(&path, theirs, source, content);
-        self.step(now, &path);
+        self.release_held(now, peer);
     }
 
-    fn add_want(
-        &mut self,
-        path: &RelPath,
-        theirs: Record,
-        source: Option<((NodeId, Lane), Source)>,
-        here: bool,
-    ) {
+    /// A directory that comes again in its turn: nothing is acknowledged for it now.
+    fn want_ahead(&mut self, path: &RelPath, theirs: Record) {
         let slot = self.slots.entry(path.clone()).or_default();
-        let content = if here { Content::Here } else { Content::Absent };
         if let Some(want) = &mut slot.want {
-            want.offer(theirs, content);
+            want.merge(&theirs);
         } else {
             self.wants += 1;
-            slot.want = Some(new_want(theirs, BTreeMap::new(), content));
+            slot.want = Some(Want::new(theirs, BTreeMap::new()));
         }
-        let (Some((from, mut source)), Some(want)) = (source, &mut slot.want) else { return };
+    }
+
+    fn add_want(&mut self, path: &RelPath, from: (NodeId, Lane), mut source: Source, here: bool) {
+        let slot = self.slots.entry(path.clone()).or_default();
+        let content = if here { Content::Here } else { Content::Absent };
         let incoming = self.peers.entry(from.0).or_default();
+        let Some(want) = &mut slot.want else {
+            self.wants += 1;
+            incoming.add(from.1, &source);
+            let want = Want::new(source.record.clone(), BTreeMap::from([(from, source)]));
+            slot.want = Some(Want { content, ..want });
+            return;
+        };
         if let Some(older) = want.sources.get(&from) {
             source.first = older.first;
             incoming.remove(from.1, older);
+        }
+        if want.merge(&source.record) {
+            want.content = content;
+        } else if here && want.content == Content::Absent {
+            // The same record from another peer; content of a loser is put away by its name.
+            want.retry_ms = 0;
+        }
+        for (&(peer, _), older) in &want.sources {
+            if peer == from.0 && older.sequence < source.sequence {
+                incoming.supersede(older);
+            }
         }
         incoming.add(from.1, &source);
         want.sources.insert(from, source);
@@ -93,16 +126,14 @@ impl Engine {
         let slot = self.slots.entry(path.clone()).or_default();
         if slot.want.is_none() {
             self.wants += 1;
-            slot.want = Some(new_want(record, BTreeMap::new(), Content::Absent));
+            slot.want = Some(Want::new(record, BTreeMap::new()));
         }
         self.look_again(now, &path, 0);
     }
 
-    /// Who a want was learned from.
-    pub(super) fn source_of(&self, path: &RelPath) -> Option<NodeId> {
-        let want = self.slots.get(path)?.want.as_ref()?;
-        let first = want.sources.keys().next().map(|&(peer, _)| peer);
-        Some(first.unwrap_or(want.record.version.stamp.node))
+    /// A peer that holds just this version, as the path's want tells.
+    pub(super) fn holder_of(&self, path: &RelPath, version: &Version) -> Option<NodeId> {
+        self.slots.get(path)?.want.as_ref()?.holder(version)
     }
 
     pub(super) fn consider(&mut self, path: &RelPath) {
@@ -117,15 +148,28 @@ impl Engine {
 
     /// Whether the want's turn has not come with any of those who announced it.
     fn is_held(&mut self, path: &RelPath) -> bool {
-        let how = match self.class(path) {
-            Class::Barrier => Strictness::Done,
-            _ => Strictness::Issued,
-        };
+        let class = self.class(path);
         let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
-        let Some(want) = want.filter(|want| !want.sources.is_empty()) else { return false };
-        let released = want.sources.iter().any(|(&(peer, lane), source)| {
-            self.peers.get(&peer).is_some_and(|i| i.is_released(lane, source, how))
-        });
+        // A directory waits for nothing: what is in it waits for it.
+        let waits = |want: &&mut Want| !want.sources.is_empty() && !want.record.is_dir();
+        let Some(want) = want.filter(waits) else { return false };
+        // What goes makes nothing visible.
+        let how = match class {
+            Class::Barrier if want.record.is_live() => Strictness::Done,
+            _ => Strictness::Arrived,
+        };
+        let stamp = want.record.version.stamp;
+        let mut tellers = want
+            .sources
+            .iter()
+            .filter(|(_, source)| source.record.version.stamp == stamp)
+            .peekable();
+        let released = tellers.peek().is_none()
+            || tellers.any(|(&(peer, _), source)| {
+                let of_peer = want.sources.iter().filter(|((other, _), _)| *other == peer);
+                let own: Vec<_> = of_peer.map(|(_, source)| source.sequence).collect();
+                self.peers.get(&peer).is_some_and(|i| i.is_released(source, how, &own))
+            });
         if released {
             return false;
         }
@@ -138,18 +182,23 @@ impl Engine {
         true
     }
 
+    fn unhold(&mut self, path: &RelPath) {
+        let want = self.slots.get(path).and_then(|slot| slot.want.as_ref());
+        for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.unhold(source);
+            }
+        }
+    }
+
     /// Goes on with ordered wants of the peer whose turn has come.
     fn release_held(&mut self, now: Now, peer: NodeId) {
-        while let Some((sequence, path)) =
-            self.peers.get(&peer).and_then(|incoming| incoming.next_held())
-        {
-            if self.is_held(&path) {
-                return;
+        let arrived = self.peers.get(&peer).map(Incoming::arrived).unwrap_or_default();
+        for path in arrived {
+            if !self.is_held(&path) {
+                self.unhold(&path);
+                self.step(now, &path);
             }
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.unhold(sequence);
-            }
-            self.step(now, &path);
         }
     }
 
@@ -168,7 +217,7 @@ impl Engine {
             Verdict::Keep => self.finish(now, &path),
             Verdict::Learn(version) => {
                 if let Some(ours) = considered.ours {
-                    self.store_taken(Record { version, ..ours });
+                    self.store_taken(now, Record { version, ..ours });
                 }
                 self.finish(now, &path);
             }
@@ -179,9 +228,9 @@ impl Engine {
         }
     }
 
-    fn store_taken(&mut self, record: Record) {
-        let from = self.source_of(&record.path);
-        self.outputs.push_back(Output::Store { record, signature: None, from });
+    fn store_taken(&mut self, now: Now, record: Record) {
+        let from = self.holder_of(&record.path, &record.version);
+        self.store(now, record, None, from);
     }
 
     fn take(&mut self, now: Now, considered: Considered, record: Record, keep_ours: bool) {
@@ -189,12 +238,12 @@ impl Engine {
         let ours_entry = ours.as_ref().and_then(|ours| ours.entry.as_ref());
         match (&record.entry, ours_entry) {
             (None, None) => {
-                self.store_taken(record);
+                self.store_taken(now, record);
                 self.finish(now, &path);
                 return;
             }
             (Some(new), Some(old)) if new.same(old) => {
-                self.store_taken(record);
+                self.store_taken(now, record);
                 self.finish(now, &path);
                 return;
             }
@@ -230,11 +279,16 @@ impl Engine {
         theirs: &Record,
     ) {
         let below = self.slots.range(path.clone()..).skip(1);
-        let busy = below
+        let mut below = below
             .take_while(|(other, _)| other.as_bytes().starts_with(path.as_bytes()))
-            .any(|(other, _)| other.is_below(path));
-        if busy {
+            .filter(|(other, _)| other.is_below(path))
+            .peekable();
+        let busy = below.peek().is_some();
+        if busy && !below.any(|(_, slot)| slot.keeps_directory()) {
             self.retry_want(now, path, SOON_MS, Waits::Children);
+            return;
+        }
+        if self.may_be_news(now, path) {
             return;
         }
         let Some(ours) = ours else { return };
@@ -242,11 +296,24 @@ impl Engine {
         version.vector.merge(&theirs.version.vector);
         version.touched = ours.version.touched;
         let record = Record { version, ..ours.clone() };
-        self.outputs.push_back(Output::Store { record, signature: None, from: None });
+        self.store(now, record, None, None);
         self.finish(now, path);
     }
 
-    fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
+    /// Whether to wait a little before a directory is kept: what is in it may come from a new one
+    /// that was made in its place, and is announced on another lane.
+    fn may_be_news(&mut self, now: Now, path: &RelPath) -> bool {
+        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
+        let Some(want) = want else { return false };
+        let keep_ms = *want.keep_ms.get_or_insert(now.monotonic_ms + KEEP_MS);
+        if keep_ms <= now.monotonic_ms {
+            return false;
+        }
+        self.retry_want(now, path, SOON_MS, Waits::Children);
+        true
+    }
+
+    pub(super) fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
         if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
             want.waits = waits;
             want.retry_ms = now.monotonic_ms + in_ms;
@@ -270,82 +337,9 @@ impl Engine {
     }
 
     /// A directory is there now.
-    fn wake_children(&mut self, now: Now, dir: &RelPath) {
+    pub(super) fn wake_children(&mut self, now: Now, dir: &RelPath) {
         for child in self.parents.remove(dir).unwrap_or_default() {
             self.step(now, &child);
-        }
-    }
-
-    fn missing_content(
-        &self,
-        path: &RelPath,
-        record: &Record,
-        ours: Option<&Entry>,
-    ) -> Option<(ContentId, u64)> {
-        let entry = record.entry.as_ref()?;
-        let (content, size) = entry.content()?;
-        let in_place = ours.is_some_and(|ours| ours.same_kind_content(entry));
-        let here = self.slots.get(path)?.want.as_ref()?.content == Content::Here;
-        (size > 0 && !in_place && !here).then_some((content, size))
-    }
-
-    fn fetch(&mut self, path: &RelPath, content: ContentId, size: u64) {
-        let full = self.fetches >= limits::FETCHES_IN_FLIGHT_MAX;
-        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
-            return;
-        };
-        if want.content == Content::Fetching {
-            return;
-        }
-        if full {
-            self.fetches_waiting.push_back(path.clone());
-            return;
-        }
-        want.content = Content::Fetching;
-        self.fetches += 1;
-        let mut peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
-        peers.dedup();
-        let lane = Policy::lane(self.class(path));
-        self.outputs.push_back(Output::Fetch { path: path.clone(), content, size, peers, lane });
-    }
-
-    pub(super) fn fetched(
-        &mut self,
-        now: Now,
-        path: &RelPath,
-        content: ContentId,
-        result: Result<(), String>,
-    ) {
-        self.fetches -= 1;
-        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
-        let wanted = |want: &&mut Want| want.content == Content::Fetching;
-        if let Some(want) = want.filter(wanted) {
-            let current = want.record.entry.as_ref().and_then(Entry::content);
-            let right = current.is_some_and(|(id, _)| id == content);
-            want.content = if right && result.is_ok() { Content::Here } else { Content::Absent };
-            match result {
-                Err(reason) if right => {
-                    want.attempts += 1;
-                    let wait = backoff_ms(want.attempts);
-                    // A file that is written all the time changes under those who fetch it; its
-                    // next version is on the way.
-                    if want.attempts > 2 {
-                        self.problems.note(now, path, reason, Some(wait));
-                    }
-                    self.retry_want(now, path, wait, Waits::Nothing);
-                }
-                _ => self.step(now, path),
-            }
-        }
-        self.next_fetches(now);
-    }
-
-    /// Looks at as many waiting wants as there are free fetches. They are counted only once they
-    /// are considered, so this is not repeated until there is room.
-    pub(super) fn next_fetches(&mut self, now: Now) {
-        for _ in self.fetches..limits::FETCHES_IN_FLIGHT_MAX {
-            let Some(next) = self.fetches_waiting.pop_front() else { return };
-            self.step(now, &next);
         }
     }
 
@@ -363,11 +357,6 @@ impl Engine {
         let Some(slot) = self.slots.get_mut(&path) else { return };
         slot.busy = Busy::Applying(Box::new(record.clone()));
         let even_if_open = slot.want.as_ref().is_some_and(|want| want.refused_open >= OPEN_MAX);
-        for (&(peer, _), source) in slot.want.iter().flat_map(|want| &want.sources) {
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.issue(source);
-            }
-        }
         self.outputs.push_back(Output::Apply { record, ours, displaced, even_if_open });
     }
 
@@ -379,10 +368,7 @@ impl Engine {
         }
         match outcome {
             Outcome::Done(signature) => self.applied_done(now, *record, signature),
-            outcome => {
-                self.unissue(path);
-                self.applied_not(now, path, outcome);
-            }
+            outcome => self.applied_not(now, path, outcome),
         }
         self.step(now, path);
     }
@@ -397,15 +383,6 @@ impl Engine {
         }
     }
 
-    fn unissue(&mut self, path: &RelPath) {
-        let want = self.slots.get(path).and_then(|slot| slot.want.as_ref());
-        for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.unissue(source);
-            }
-        }
-    }
-
     fn applied_done(
         &mut self,
         now: Now,
@@ -413,21 +390,15 @@ impl Engine {
         signature: Option<crate::model::Signature>,
     ) {
         let path = record.path.clone();
-        let from = self.source_of(&path);
-        let is_dir = record.is_dir();
+        let from = self.holder_of(&path, &record.version);
         let stamp = (record.version.stamp, record.version.touched);
         self.problems.solve(&path);
-        self.outputs.push_back(Output::Store { record, signature, from });
+        self.store(now, record, signature, from);
         let want = self.slots.get(&path).and_then(|slot| slot.want.as_ref());
         let newer = want
             .is_some_and(|want| (want.record.version.stamp, want.record.version.touched) != stamp);
-        if newer {
-            self.unissue(&path);
-        } else {
+        if !newer {
             self.finish(now, &path);
-        }
-        if is_dir {
-            self.wake_children(now, &path);
         }
     }
 
@@ -472,11 +443,10 @@ impl Engine {
     /// What a directory that could not be removed still holds is known now. If it is nothing that
     /// is mirrored, the directory stays all the same: someone has something in it.
     pub(super) fn listed_for_apply(&mut self, dir: &RelPath) {
-        if let Some(want) = self.slots.get_mut(dir).and_then(|slot| slot.want.as_mut()) {
-            if want.waits == Waits::Listing {
-                want.waits = Waits::Listed;
-                want.retry_ms = 0;
-            }
+        let want = self.slots.get_mut(dir).and_then(|slot| slot.want.as_mut());
+        if let Some(want) = want.filter(|want| want.waits == Waits::Listing) {
+            want.waits = Waits::Listed;
+            want.retry_ms = 0;
         }
     }
 
@@ -492,69 +462,8 @@ impl Engine {
                 incoming.remove(lane, source);
             }
         }
-        if want.record.is_dir() {
-            self.wake_children(now, path);
-        }
         let peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
         peers.into_iter().for_each(|peer| self.release_held(now, peer));
         self.step(now, path);
-    }
-}
-
-impl Want {
-    /// Another record of the same path: the better one is wanted.
-    fn offer(&mut self, theirs: Record, content: Content) {
-        match reconcile(Some(&self.record), &theirs) {
-            Verdict::Keep => {}
-            Verdict::Learn(version) => self.record.version = version,
-            Verdict::Take { version, .. } => {
-                self.record = Record { version, ..theirs };
-                self.content = content;
-                self.retry_ms = 0;
-                self.attempts = 0;
-            }
-        }
-    }
-}
-
-fn new_want(record: Record, sources: BTreeMap<(NodeId, Lane), Source>, content: Content) -> Want {
-    let waits = Waits::Nothing;
-    Want {
-        record,
-        sources,
-        content,
-        retry_ms: 0,
-        attempts: 0,
-        waits,
-        refused_open: 0,
-        holds_unmirrored: false,
-    }
-}
-
-impl Slot {
-    /// Whether the directory that shall go holds only what is not mirrored.
-    fn holds_unmirrored(&self) -> bool {
-        self.want.as_ref().is_some_and(|want| want.holds_unmirrored)
-    }
-
-    /// What is being done at the path, or waited for, in words.
-    pub(super) fn describe(&self) -> String {
-        let text = match (&self.busy, &self.dirty, &self.want) {
-            (Busy::Reading(_), ..) => "reading",
-            (Busy::Applying(_), ..) => "applying",
-            (_, Some(_), _) => "changed here, waits until it is quiet",
-            (.., Some(want)) => match want.waits {
-                Waits::Writer => "waits until the file is closed",
-                Waits::Order => "waits for what was written before it",
-                Waits::Parent => "waits for its directory",
-                Waits::Children | Waits::Listing | Waits::Listed => {
-                    "waits until the directory is empty"
-                }
-                Waits::Nothing if want.content == Content::Fetching => "fetching",
-                Waits::Nothing => "waits for its turn",
-            },
-            _ => "idle",
-        };
-        text.to_owned()
     }
 }

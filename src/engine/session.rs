@@ -18,19 +18,28 @@ pub struct Outgoing {
     told: [Sequence; Lane::ALL.len()],
     /// Up to where every lane has to be told, for an ordered record to be released.
     promised: Sequence,
+    /// Up to where an ordered record of this session waits for every lane.
+    awaited: Sequence,
     forward_since_ms: Option<u64>,
 }
 
 impl Outgoing {
-    /// Goes on where the peer says it is. What is durable there it says separately.
+    /// Goes on where the peer says it is; what is durable there it says separately. `head` is our last sequence: it is promised at once, since
+    /// the peer may hold ordered records back that it got before the link, or our daemon, broke.
     #[must_use]
-    pub fn starting_at(cursors: &[(Lane, Sequence)]) -> Self {
+    pub fn starting_at(cursors: &[(Lane, Sequence)], head: Sequence) -> Self {
         let mut at = [Sequence(0); Lane::ALL.len()];
         for &(lane, sequence) in cursors {
             at[lane as usize] = sequence;
         }
-        let durable = [Sequence(0); Lane::ALL.len()];
-        Self { sent: at, durable, told: at, promised: Sequence(0), forward_since_ms: None }
+        Self {
+            sent: at,
+            durable: [Sequence(0); Lane::ALL.len()],
+            told: at,
+            promised: head,
+            awaited: Sequence(0),
+            forward_since_ms: None,
+        }
     }
 
     /// Up to where the lane was sent.
@@ -67,6 +76,7 @@ impl Outgoing {
     /// An ordered record is sent: the peer holds it until every lane has come to here.
     pub fn promise(&mut self, head: Sequence) {
         self.promised = self.promised.max(head);
+        self.awaited = self.awaited.max(head);
     }
 
     /// The position that a lane with nothing left to send has to be told, if any.
@@ -76,10 +86,11 @@ impl Outgoing {
     }
 
     /// Whether [`Lane::Forward`] is to be sent now: at once if `at_once` (the peer is not linked
-    /// with everyone), otherwise some time after `now_ms`, when both ends still differ then.
+    /// with everyone) or if an ordered record waits for it, otherwise some time after `now_ms`, when both ends still differ then.
     pub fn forwards_now(&mut self, now_ms: u64, at_once: bool) -> bool {
         let since = *self.forward_since_ms.get_or_insert(now_ms);
-        at_once || now_ms.saturating_sub(since) >= FORWARD_DELAY_MS
+        let awaited = self.sent(Lane::Forward) < self.awaited;
+        at_once || awaited || now_ms.saturating_sub(since) >= FORWARD_DELAY_MS
     }
 
     /// When [`Outgoing::forwards_now`] will say yes; nothing while nobody asked.
@@ -100,7 +111,7 @@ mod tests {
 
     #[test]
     fn an_idle_lane_owes_progress_only_after_a_promise() {
-        let mut out = Outgoing::starting_at(&[(Lane::Normal, Sequence(5))]);
+        let mut out = Outgoing::starting_at(&[(Lane::Urgent, Sequence(5))], Sequence(5));
         assert_eq!(None, out.owed_progress(Lane::Urgent));
         out.promise(Sequence(9));
         assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Urgent));
@@ -109,8 +120,15 @@ mod tests {
     }
 
     #[test]
+    fn a_session_promises_what_an_earlier_one_may_have() {
+        let out = Outgoing::starting_at(&[(Lane::Normal, Sequence(9))], Sequence(9));
+        assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Release));
+        assert_eq!(None, out.owed_progress(Lane::Normal));
+    }
+
+    #[test]
     fn records_of_others_are_passed_on_after_a_while() {
-        let mut out = Outgoing::starting_at(&[]);
+        let mut out = Outgoing::starting_at(&[], Sequence(0));
         assert!(!out.forwards_now(100, false));
         assert!(out.forwards_now(100, true));
         assert!(out.forwards_now(100 + FORWARD_DELAY_MS, false));

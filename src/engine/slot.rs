@@ -1,8 +1,7 @@
 //! What is going on at one path: a local change not read yet, a peer's record not applied yet.
 
-use std::collections::BTreeMap;
-
-use crate::model::{Lane, NodeId, Record, Sequence};
+use super::want::{Content, Waits, Want};
+use crate::model::{Record, Signature};
 
 /// One path with something to do. A path at rest has no slot.
 #[derive(Debug, Default)]
@@ -44,63 +43,52 @@ pub(super) struct Dirty {
     pub list: bool,
     /// Only a child changed: nothing but the directory's time can be new.
     pub touch: bool,
+    /// Noted before the first scan of a joining node was complete.
+    pub joining: bool,
     /// Found empty once; taken for real when it is still so.
     pub emptied: bool,
+    /// A barrier as it was seen while other changes were still unread: it is taken when it is still
+    /// so after those.
+    pub glimpse: Option<Signature>,
     /// Reads that ended in nothing.
     pub attempts: u32,
 }
 
-/// A peer's record that was decided for and is not applied yet.
-#[derive(Debug)]
-pub(super) struct Want {
-    pub record: Record,
-    /// Who announced it, on which lane. Empty for one that was found in the journal at start-up.
-    pub sources: BTreeMap<(NodeId, Lane), Source>,
-    pub content: Content,
-    pub retry_ms: u64,
-    pub attempts: u32,
-    pub waits: Waits,
-    /// How often a writer had the file open.
-    pub refused_open: u32,
-    /// A directory that shall go was listed, and what is in it is none of ours.
-    pub holds_unmirrored: bool,
-}
+impl Slot {
+    /// Whether something is to be made here that waits for others: the directory it is to be in
+    /// stays at once, since one of those may wait for it.
+    pub(super) fn keeps_directory(&self) -> bool {
+        let waits = |want: &Want| {
+            let blocked = matches!(want.waits, Waits::Order | Waits::Parent);
+            want.record.is_live() && (blocked || want.attempts > 2)
+        };
+        let idle = self.dirty.is_none() && matches!(self.busy, Busy::No);
+        idle && self.want.as_ref().is_some_and(waits)
+    }
 
-/// Where the content of a wanted file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Content {
-    /// To be fetched, or not needed.
-    Absent,
-    Fetching,
-    /// Came with the announcement, or was fetched.
-    Here,
-}
+    /// Whether the directory that shall go holds only what is not mirrored.
+    pub(super) fn holds_unmirrored(&self) -> bool {
+        self.want.as_ref().is_some_and(|want| want.holds_unmirrored)
+    }
 
-/// What a want waits for. For people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
-    Nothing,
-    /// Its turn after what its origin finished before it.
-    Order,
-    /// Its directory.
-    Parent,
-    /// Someone to close the file.
-    Writer,
-    /// The directory's children to go.
-    Children,
-    /// A listing of the directory.
-    Listing,
-    /// Nothing: the listing is there.
-    Listed,
-}
-
-/// An announcement of a wanted record.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source {
-    /// The first announcement for this path that is not done yet.
-    pub first: Sequence,
-    /// The one of the wanted record.
-    pub sequence: Sequence,
-    /// Visible only after everything up to here.
-    pub after: Option<Sequence>,
+    /// What is being done at the path, or waited for, in words.
+    pub(super) fn describe(&self) -> String {
+        let text = match (&self.busy, &self.dirty, &self.want) {
+            (Busy::Reading(_), ..) => "reading",
+            (Busy::Applying(_), ..) => "applying",
+            (_, Some(_), _) => "changed here, waits until it is quiet",
+            (.., Some(want)) => match want.waits {
+                Waits::Writer => "waits until the file is closed",
+                Waits::Order => "waits for what was written before it",
+                Waits::Parent => "waits for its directory",
+                Waits::Children | Waits::Listing | Waits::Listed => {
+                    "waits until the directory is empty"
+                }
+                Waits::Nothing if want.content == Content::Fetching => "fetching",
+                Waits::Nothing => "waits for its turn",
+            },
+            _ => "idle",
+        };
+        text.to_owned()
+    }
 }

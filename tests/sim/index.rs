@@ -1,0 +1,206 @@
+//! A modelled index: records, the journal of applies, cursors; commits that a power cut may undo.
+
+use std::collections::BTreeMap;
+
+use trefoil::engine::fingerprint::Fingerprint;
+use trefoil::engine::policy::{Class, Policy};
+use trefoil::model::{Incarnation, Lane, NodeId, Record, RelPath, Sequence, Signature};
+
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub record: Record,
+    pub signature: Option<Signature>,
+    pub sequence: Sequence,
+    pub lane: Lane,
+    pub from: Option<NodeId>,
+    pub ordered: bool,
+}
+
+pub type Cursors = Vec<(Lane, Sequence)>;
+
+#[derive(Clone, Debug)]
+enum Undo {
+    Row(RelPath, Option<Box<Row>>),
+    Journal(RelPath, Option<Box<Record>>),
+    Cursors(NodeId, Option<(Incarnation, Cursors)>),
+}
+
+#[derive(Debug)]
+pub struct Index {
+    pub incarnation: Incarnation,
+    pub rows: BTreeMap<RelPath, Row>,
+    pub by_sequence: BTreeMap<Sequence, RelPath>,
+    pub journal: BTreeMap<RelPath, Record>,
+    pub cursors: BTreeMap<NodeId, (Incarnation, Cursors)>,
+    pub head: Sequence,
+    /// What was ever counted up to; reserved durably ahead of its use, so no crash takes it back.
+    pub reserved: u64,
+    pub versions: Fingerprint,
+    pub entries: Fingerprint,
+    batch: Vec<Undo>,
+    sync: bool,
+    /// Commits that a power cut may undo, oldest first.
+    commits: Vec<Vec<Undo>>,
+}
+
+impl Index {
+    pub fn new(incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            rows: BTreeMap::new(),
+            by_sequence: BTreeMap::new(),
+            journal: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            head: Sequence(0),
+            reserved: 0,
+            versions: Fingerprint::default(),
+            entries: Fingerprint::default(),
+            batch: Vec::new(),
+            sync: false,
+            commits: Vec::new(),
+        }
+    }
+
+    pub fn record(&self, path: &RelPath) -> Option<&Record> {
+        self.rows.get(path).map(|row| &row.record)
+    }
+
+    pub fn is_live_dir(&self, path: &RelPath) -> bool {
+        path.is_root() || self.record(path).is_some_and(Record::is_dir)
+    }
+
+    /// Live records below a directory, by path.
+    pub fn live_below<'a>(&'a self, dir: &'a RelPath) -> impl Iterator<Item = &'a Row> {
+        let rows = self.rows.values();
+        rows.filter(move |row| row.record.is_live() && row.record.path.is_below(dir))
+    }
+
+    pub fn store(
+        &mut self,
+        policy: &Policy,
+        record: Record,
+        signature: Option<Signature>,
+        from: Option<NodeId>,
+        wall_ns: u64,
+    ) {
+        let path = record.path.clone();
+        let class = policy.class(&path);
+        let old = self.rows.get(&path);
+        let replaces_dir = |old: &Row| (old.record.is_dir() || old.ordered) && !record.is_dir();
+        let ordered = class == Class::Barrier || old.is_some_and(replaces_dir);
+        let known = old.and_then(|row| row.signature);
+        let signature = if record.is_live() { signature.or(known) } else { None };
+        self.head = Sequence(wall_ns.max(self.head.0 + 1));
+        let stamps = record.version.stamp.counter.max(record.version.touched.counter);
+        self.reserved = self.reserved.max(stamps);
+        let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
+        let row = Row { record, signature, sequence: self.head, lane, from, ordered };
+        self.set_row(path, Some(row), true);
+    }
+
+    pub fn refresh(&mut self, path: &RelPath, signature: Signature) {
+        if let Some(mut row) = self.rows.get(path).cloned() {
+            row.signature = Some(signature);
+            self.set_row(path.clone(), Some(row), true);
+        }
+    }
+
+    fn set_row(&mut self, path: RelPath, row: Option<Row>, undoable: bool) {
+        let old = self.rows.remove(&path);
+        if let Some(old) = &old {
+            self.by_sequence.remove(&old.sequence);
+            self.versions.remove(Fingerprint::of_version(&old.record));
+            self.entries.remove(Fingerprint::of_entry(&old.record));
+        }
+        if undoable {
+            self.batch.push(Undo::Row(path.clone(), old.map(Box::new)));
+        }
+        if let Some(row) = row {
+            self.by_sequence.insert(row.sequence, path.clone());
+            self.versions.add(Fingerprint::of_version(&row.record));
+            self.entries.add(Fingerprint::of_entry(&row.record));
+            self.rows.insert(path, row);
+        }
+    }
+
+    /// Notes an apply before it is done; its commit is synced, with everything before it.
+    pub fn note_apply(&mut self, record: Record) {
+        let path = record.path.clone();
+        let old = self.journal.insert(path.clone(), record);
+        self.batch.push(Undo::Journal(path, old.map(Box::new)));
+        self.sync = true;
+    }
+
+    pub fn forget_apply(&mut self, path: &RelPath) {
+        if let Some(old) = self.journal.remove(path) {
+            self.batch.push(Undo::Journal(path.clone(), Some(Box::new(old))));
+        }
+    }
+
+    pub fn set_cursors(&mut self, peer: NodeId, incarnation: Incarnation, cursors: Cursors) {
+        let new = Some((incarnation, cursors));
+        let old = self.cursors.get(&peer).cloned();
+        if old != new {
+            self.batch.push(Undo::Cursors(peer, old));
+            self.cursors.extend(new.map(|new| (peer, new)));
+        }
+    }
+
+    /// A peer has lost what it had told us: it is to be told of all of it.
+    pub fn forget_from(&mut self, peer: NodeId) {
+        for row in self.rows.values_mut().filter(|row| row.from == Some(peer)) {
+            row.from = None;
+        }
+        self.sync();
+    }
+
+    /// The last commits may be lost: what peers had from us is asked for again.
+    pub fn restart_forwards(&mut self) {
+        for (_, cursors) in self.cursors.values_mut() {
+            cursors.retain(|&(lane, _)| lane != Lane::Forward);
+        }
+        self.sync();
+    }
+
+    pub fn commit(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        if std::mem::take(&mut self.sync) {
+            self.commits.clear();
+        } else if !batch.is_empty() {
+            self.commits.push(batch);
+        }
+    }
+
+    /// Everything committed so far is on the disk.
+    fn sync(&mut self) {
+        self.commits.clear();
+    }
+
+    pub fn unsynced(&self) -> usize {
+        self.commits.len()
+    }
+
+    /// The power went: the last `count` commits are lost.
+    pub fn lose(&mut self, count: usize) {
+        for _ in 0..count {
+            for undo in self.commits.pop().into_iter().flatten().rev() {
+                match undo {
+                    Undo::Row(path, old) => self.set_row(path, old.map(|row| *row), false),
+                    Undo::Journal(path, Some(old)) => {
+                        self.journal.insert(path, *old);
+                    }
+                    Undo::Journal(path, None) => {
+                        self.journal.remove(&path);
+                    }
+                    Undo::Cursors(peer, Some(old)) => {
+                        self.cursors.insert(peer, old);
+                    }
+                    Undo::Cursors(peer, None) => {
+                        self.cursors.remove(&peer);
+                    }
+                }
+            }
+        }
+        self.commits.clear();
+    }
+}

@@ -1,0 +1,237 @@
+//! A modelled network: links that break, lanes that are ordered streams, the sender's side.
+
+use trefoil::engine::Input;
+use trefoil::engine::session::Outgoing;
+use trefoil::model::{Lane, NodeId, RelPath, Sequence};
+
+use crate::disk::Inode;
+use crate::mirror::{Announcement, Feed};
+use crate::world::{Event, MS, SECOND, World};
+
+/// Between two nodes.
+#[derive(Debug, Default, Clone)]
+pub struct Link {
+    /// Cut by a fault.
+    pub cut: bool,
+    pub up: bool,
+    /// Changes when it breaks: what was under way is lost.
+    pub epoch: u64,
+    /// Messages under way, per direction (low to high first) and lane.
+    flying: [[bool; Lane::ALL.len()]; 2],
+}
+
+/// What travels on one lane.
+#[derive(Debug)]
+pub enum Message {
+    Records(Lane, Vec<Announcement>),
+    Progress(Lane, Sequence),
+}
+
+impl World {
+    pub fn link(&self, a: usize, b: usize) -> &Link {
+        &self.links[&(a.min(b), a.max(b))]
+    }
+
+    pub fn link_mut(&mut self, a: usize, b: usize) -> &mut Link {
+        self.links.get_mut(&(a.min(b), a.max(b))).expect("every pair has a link")
+    }
+
+    pub fn is_up(&self, a: usize, b: usize) -> bool {
+        a == b || self.link(a, b).up
+    }
+
+    pub fn connect(&mut self, a: usize, b: usize) {
+        let alive = |at: usize| self.nodes[at].engine.is_some();
+        let link = self.link(a, b);
+        if link.cut || link.up || !alive(a) || !alive(b) {
+            return;
+        }
+        self.link_mut(a, b).up = true;
+        self.note(|_| format!("n{a} - n{b} up"));
+        self.start_session(a, b);
+        self.start_session(b, a);
+        self.pump(a, b);
+        self.pump(b, a);
+    }
+
+    /// `to` says where it is, and `from` goes on there.
+    fn start_session(&mut self, from: usize, to: usize) {
+        let (id, incarnation) = (self.nodes[from].id, self.nodes[from].index.incarnation);
+        let receiver = &self.nodes[to];
+        let received = receiver.engine.as_ref().map(|e| e.received(id)).unwrap_or_default();
+        let known = if received.is_empty() {
+            receiver.index.cursors.get(&id).cloned()
+        } else {
+            receiver.heard.get(&from).map(|&heard| (heard, received))
+        };
+        let known = known.filter(|&(heard, _)| heard == incarnation);
+        let anew = known.is_none();
+        let cursors = known.map(|(_, cursors)| cursors).unwrap_or_default();
+        // Who goes on from the start there has lost what it had told us.
+        let forward = cursors.iter().find(|&&(lane, _)| lane == Lane::Forward);
+        if forward.is_none_or(|&(_, sequence)| sequence == Sequence(0)) {
+            let receiver = self.nodes[to].id;
+            self.nodes[from].index.forget_from(receiver);
+        }
+        let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
+        self.nodes[from].out.insert(to, out);
+        self.nodes[to].heard.insert(from, incarnation);
+        self.feed(to, vec![Feed::Plain(Input::PeerUp { peer: id, cursors, anew })]);
+    }
+
+    pub fn disconnect(&mut self, a: usize, b: usize) {
+        let link = self.link_mut(a, b);
+        if !link.up {
+            return;
+        }
+        link.up = false;
+        link.epoch += 1;
+        link.flying = Default::default();
+        self.note(|_| format!("n{a} - n{b} down"));
+        for (one, other) in [(a, b), (b, a)] {
+            self.nodes[one].out.remove(&other);
+            let peer = self.nodes[other].id;
+            self.feed(one, vec![Feed::Plain(Input::PeerDown(peer))]);
+        }
+    }
+
+    /// Sends what there is to send, one message a lane at a time.
+    pub fn pump(&mut self, from: usize, to: usize) {
+        if !self.link(from, to).up {
+            return;
+        }
+        let Some(mut out) = self.nodes[from].out.remove(&to) else { return };
+        // An ordered record owes every lane its progress: those before it in a second round.
+        for _ in 0..2 {
+            for lane in Lane::ALL {
+                self.pump_lane(from, to, lane, &mut out);
+            }
+        }
+        self.nodes[from].out.insert(to, out);
+    }
+
+    fn pump_lane(&mut self, from: usize, to: usize, lane: Lane, out: &mut Outgoing) {
+        if self.link(from, to).flying[usize::from(from > to)][lane as usize] {
+            return;
+        }
+        let peer = self.nodes[to].id;
+        let rows = self.rows_after(from, lane, out.sent(lane));
+        let wanted: Vec<_> = rows.iter().filter(|(_, source, _)| *source != Some(peer)).collect();
+        if lane == Lane::Forward && !wanted.is_empty() {
+            let at_once = wanted.iter().any(|(_, source, _)| {
+                let origin = source.and_then(|id| self.node_of(id));
+                origin.is_none_or(|origin| !self.is_up(origin, to))
+            });
+            if !self.forwards(from, to, at_once, out) {
+                return;
+            }
+        }
+        let most = self.rng.index(4) + 1;
+        let batch: Vec<_> = wanted.into_iter().take(most).cloned().collect();
+        if let Some(&(last, ..)) = batch.last() {
+            let records = batch.into_iter().map(|(s, _, p)| self.announcement(from, s, &p, out));
+            let records = records.collect();
+            out.advance(lane, last);
+            self.send(from, to, lane, Message::Records(lane, records));
+            return;
+        }
+        if let Some(&(last, ..)) = rows.last() {
+            out.skip(lane, last);
+        }
+        if lane == Lane::Forward {
+            out.forwarded();
+        }
+        if let Some(sequence) = out.owed_progress(lane) {
+            out.advance(lane, sequence);
+            self.send(from, to, lane, Message::Progress(lane, sequence));
+        }
+    }
+
+    fn rows_after(
+        &self,
+        from: usize,
+        lane: Lane,
+        after: Sequence,
+    ) -> Vec<(Sequence, Option<NodeId>, RelPath)> {
+        let index = &self.nodes[from].index;
+        let rows = index.by_sequence.range(Sequence(after.0 + 1)..);
+        let rows = rows.map(|(&sequence, path)| (sequence, &index.rows[path], path));
+        let of_lane = rows.filter(|(_, row, _)| row.lane == lane);
+        of_lane.map(|(sequence, row, path)| (sequence, row.from, path.clone())).collect()
+    }
+
+    /// Whether records learned from others are to be sent now.
+    fn forwards(&mut self, from: usize, to: usize, at_once: bool, out: &mut Outgoing) -> bool {
+        let now_ms = self.now / MS;
+        if !out.forwards_now(now_ms, at_once) {
+            if let Some(at) = out.forwards_at_ms() {
+                let epoch = self.link(from, to).epoch;
+                self.schedule_at(at * MS, Event::Pump { from, to, epoch });
+            }
+            return false;
+        }
+        if self.nodes[from].index.versions == self.nodes[to].index.versions {
+            out.skip(Lane::Forward, self.nodes[from].index.head);
+            out.forwarded();
+            return false;
+        }
+        true
+    }
+
+    fn announcement(
+        &mut self,
+        from: usize,
+        sequence: Sequence,
+        path: &RelPath,
+        out: &mut Outgoing,
+    ) -> Announcement {
+        let inline = self.rng.chance(self.profile.inline_percent);
+        let node = &self.nodes[from];
+        let row = &node.index.rows[path];
+        let record = row.record.clone();
+        let wanted = record.entry.as_ref().and_then(|entry| entry.content());
+        let there = node.disk.at(path).and_then(Inode::content);
+        let content = inline && wanted.is_some_and(|(id, _)| there.is_some_and(|c| c.id == id));
+        let after = row.ordered.then_some(node.index.head);
+        if let Some(head) = after {
+            out.promise(head);
+        }
+        Announcement { peer: node.id, lane: row.lane, sequence, after, record, content }
+    }
+
+    fn send(&mut self, from: usize, to: usize, lane: Lane, message: Message) {
+        let slow = self.rng.chance(self.profile.slow_percent);
+        let wait = if slow { self.rng.below(5 * SECOND) } else { self.rng.range(1, 15) * MS };
+        let link = self.link_mut(from, to);
+        link.flying[usize::from(from > to)][lane as usize] = true;
+        let epoch = link.epoch;
+        self.schedule(wait, Event::Deliver { from, to, epoch, message });
+    }
+
+    pub fn deliver(&mut self, from: usize, to: usize, epoch: u64, message: Message) {
+        let link = self.link_mut(from, to);
+        if link.epoch != epoch || !link.up {
+            return;
+        }
+        let (Message::Records(lane, _) | Message::Progress(lane, _)) = message;
+        link.flying[usize::from(from > to)][lane as usize] = false;
+        let peer = self.nodes[from].id;
+        let feeds = match message {
+            Message::Records(_, records) => self.take_in(to, records),
+            Message::Progress(lane, sequence) => vec![Feed::Progress { peer, lane, sequence }],
+        };
+        self.feed(to, feeds);
+        self.pump(from, to);
+    }
+
+    /// Content that came along is put at hand.
+    fn take_in(&mut self, to: usize, records: Vec<Announcement>) -> Vec<Feed> {
+        let node = &mut self.nodes[to];
+        for announcement in records.iter().filter(|announcement| announcement.content) {
+            let record = &announcement.record;
+            let content = record.entry.as_ref().and_then(|entry| entry.content());
+            node.shelf.extend(content.map(|(id, _)| (record.path.clone(), id)));
+        }
+        records.into_iter().map(|a| Feed::Announced(Box::new(a))).collect()
+    }
+}

@@ -302,6 +302,10 @@ impl Engine {
             self.sweep_first(now, &path, dirty);
             return;
         } else {
+            // A file that is made and closed at once is told as closed only.
+            if ours_live.is_none() {
+                self.touch_parent(now, &path);
+            }
             let record = self.edited(now, &path, entry.clone(), ours.as_ref());
             self.store_edit(record, Some(signature));
             self.rest(now, &path, &entry);

@@ -59,8 +59,7 @@ impl Drop for Onlooker {
 
 #[test]
 fn local_paths_stay_where_they_are() {
-    let mut cluster =
-        Cluster::start(&Setup::new().mount("var").mount("media").preset("magento"));
+    let mut cluster = Cluster::start(&Setup::new().mount("var").mount("media").preset("magento"));
     for name in ["log/system.log", "cache/a/b", "import/a.csv.lock", "session/s"] {
         write(&cluster, 1, "var", name, "local");
     }

@@ -122,7 +122,10 @@ fn verify_names_what_was_damaged_behind_the_daemons_back() {
     assert_eq!(Some(1), output.status.code(), "{reply}");
     let found = reply["mounts"][0]["differences"].as_array().unwrap();
     assert_eq!(1, found.len(), "{reply}");
-    assert_eq!(("damaged", "n3"), (found[0]["path"].as_str().unwrap(), found[0]["node"].as_str().unwrap()));
+    assert_eq!(
+        ("damaged", "n3"),
+        (found[0]["path"].as_str().unwrap(), found[0]["node"].as_str().unwrap())
+    );
     assert!(found[0]["what"].as_str().unwrap().contains("content"), "{reply}");
 }
 

@@ -103,26 +103,16 @@ pub(crate) const CASES: &[Case] = &[
             time(d, "link", -7, 7);
         },
     ),
-    case(
-        "attributes",
-        |d| make_attributes(d),
-        change_attributes,
-        |d| {
-            attribute(d, "f", "user.color", Some(b"green"));
-            attribute(d, "f", "user.gone", None);
-            attribute(d, "s", "user.of-directory", Some(&[0, 255, 10]));
-        },
-    ),
-    case(
-        "acl",
-        |d| make_acl(d),
-        change_acl,
-        |d| {
-            attribute(d, "f", ACCESS, Some(&acl(7)));
-            attribute(d, "s", DEFAULT, Some(&acl(5)));
-            attribute(d, "without", ACCESS, None);
-        },
-    ),
+    case("attributes", make_attributes, change_attributes, |d| {
+        attribute(d, "f", "user.color", Some(b"green"));
+        attribute(d, "f", "user.gone", None);
+        attribute(d, "s", "user.of-directory", Some(&[0, 255, 10]));
+    }),
+    case("acl", make_acl, change_acl, |d| {
+        attribute(d, "f", ACCESS, Some(&acl(7)));
+        attribute(d, "s", DEFAULT, Some(&acl(5)));
+        attribute(d, "without", ACCESS, None);
+    }),
     case("mkdir", |_| {}, |d| mkdir(d, "a/b/c"), |d| assert!(d.join("a/b/c").is_dir())),
     case(
         "rmdir",
@@ -202,21 +192,16 @@ pub(crate) const CASES: &[Case] = &[
         |d| link(d, "f", "g"),
         |d| same_file(d, &["f", "g"]),
     ),
-    case(
-        "sparse",
-        |d| make_sparse(d),
-        change_sparse,
-        |d| {
-            for name in ["f", "only-a-hole"] {
-                let found = fs::metadata(d.join(name)).unwrap();
-                let (disk, size) = (found.blocks() * 512, found.len());
-                assert!(disk < size / 2, "{name} occupies {disk} of {size} bytes");
-            }
-            let mut end = [0; 3];
-            File::open(d.join("f")).unwrap().read_exact_at(&mut end, SPARSE_BYTES).unwrap();
-            assert_eq!(b"END", &end);
-        },
-    ),
+    case("sparse", make_sparse, change_sparse, |d| {
+        for name in ["f", "only-a-hole"] {
+            let found = fs::metadata(d.join(name)).unwrap();
+            let (disk, size) = (found.blocks() * 512, found.len());
+            assert!(disk < size / 2, "{name} occupies {disk} of {size} bytes");
+        }
+        let mut end = [0; 3];
+        File::open(d.join("f")).unwrap().read_exact_at(&mut end, SPARSE_BYTES).unwrap();
+        assert_eq!(b"END", &end);
+    }),
     case("types", make_types, change_types, |d| {
         has(d, "file-to-directory/inside", "x");
         has(d, "directory-to-file", "now a file");

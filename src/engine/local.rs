@@ -4,7 +4,7 @@ use super::clock::Now;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
-use super::slot::{Busy, Dirty};
+use super::slot::{Busy, Dirty, Slot};
 use super::{Engine, Hint, HintKind, Output, Seen};
 use crate::model::{
     Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits,
@@ -182,7 +182,8 @@ impl Engine {
     /// What was being applied when the daemon ended is on the disk or is not, that is known now; if
     /// it is not, those who announced it do so again.
     fn forget_journaled(&mut self, path: &RelPath) {
-        if let Some(slot) = self.slots.get_mut(path).filter(|slot| slot.dirty.is_none()) {
+        let known = |slot: &&mut Slot| slot.dirty.is_none() && matches!(slot.busy, Busy::No);
+        if let Some(slot) = self.slots.get_mut(path).filter(known) {
             slot.journaled = None;
         }
     }

@@ -129,7 +129,10 @@ impl Actor {
             bytes: totals.bytes,
             fingerprint: totals.fingerprint.to_string(),
             in_sync,
-            backend: self.watcher.as_ref().map_or("none".into(), |w| w.backend().to_string()),
+            backend: self
+                .watcher
+                .as_ref()
+                .map_or_else(|| "none".into(), |w| w.backend().to_string()),
             pending: (dirty + wants) as u64,
             peers,
             problems: problems.into_iter().take(PROBLEMS_TOLD).map(problem_status).collect(),

@@ -104,7 +104,7 @@ impl<E, B> Mailbox<E, B> {
             queues.events.is_empty()
                 && queues.express.is_empty()
                 && !queues.woken
-                && !(with_bulk && !queues.bulk.is_empty())
+                && (!with_bulk || queues.bulk.is_empty())
         };
         let waited = self.ready.wait_timeout_while(self.lock(), at_most, nothing);
         let (mut queues, _) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -84,8 +84,8 @@ impl Index {
         let counters = [version.stamp.counter, version.touched.counter, self.last_counter];
         self.last_counter = counters.into_iter().max().unwrap_or_default();
         let kept = before.as_ref().and_then(|row| row.signature).filter(|_| record.is_live());
-        let still = before
-            .is_some_and(|row| row.ordered && row.record.version.stamp == record.version.stamp);
+        // Until the path is a directory again, whoever has not seen it go must see it go in order.
+        let still = !record.is_dir() && before.is_some_and(|row| row.ordered);
         let row = Row {
             record: record.clone(),
             signature: signature.or(kept),

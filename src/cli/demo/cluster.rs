@@ -186,7 +186,8 @@ impl Cluster {
             for node in running {
                 let tree = node.tree_below(top)?;
                 let reference = expected.map(|tree| ("expected", tree));
-                let reference = reference.or(found.as_ref().map(|(name, tree)| (*name, tree)));
+                let reference =
+                    reference.or_else(|| found.as_ref().map(|(name, tree)| (*name, tree)));
                 if let Some((name, reference)) = reference {
                     let lines = differences(reference, &tree);
                     told(&format!("{name} / {}", node.name), &lines)?;

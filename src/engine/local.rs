@@ -41,9 +41,7 @@ impl Engine {
 
     fn hint(&mut self, now: Now, Hint { path, kind }: Hint) {
         let class = self.class(&path);
-        // A file that was made and closed since may be told as closed only.
-        let made = matches!(kind, HintKind::Closed | HintKind::Created | HintKind::Moved);
-        if made || kind == HintKind::Gone {
+        if matches!(kind, HintKind::Created | HintKind::Gone | HintKind::Moved) {
             self.touch_parent(now, &path);
         }
         if path.is_root() || class == Class::Local {
@@ -332,6 +330,10 @@ impl Engine {
             self.sweep_first(now, &path, dirty);
             return;
         } else {
+            // A file that is made and closed at once is told as closed only.
+            if ours_live.is_none() {
+                self.touch_parent(now, &path);
+            }
             let record = self.edited(now, &path, entry.clone(), ours.as_ref(), dirty.joining);
             self.store(now, record, Some(signature), None);
             self.rest(now, &path, &entry);

@@ -8,12 +8,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags, linkat, mkdirat,
-    openat, renameat_with, utimensat,
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, mkdirat, openat};
+
+use crate::steps::{
+    acl, attribute, chmod, chown, gone, has, inode, is_root, is_tree, link, mkdir, mode, mv, owner,
+    rename, same_file, set_attribute, set_time, target, time, tree, write,
 };
 
 /// One thing that users do.
@@ -101,26 +103,16 @@ pub(crate) const CASES: &[Case] = &[
             time(d, "link", -7, 7);
         },
     ),
-    case(
-        "attributes",
-        |d| make_attributes(d),
-        change_attributes,
-        |d| {
-            attribute(d, "f", "user.color", Some(b"green"));
-            attribute(d, "f", "user.gone", None);
-            attribute(d, "s", "user.of-directory", Some(&[0, 255, 10]));
-        },
-    ),
-    case(
-        "acl",
-        |d| make_acl(d),
-        change_acl,
-        |d| {
-            attribute(d, "f", ACCESS, Some(&acl(7)));
-            attribute(d, "s", DEFAULT, Some(&acl(5)));
-            attribute(d, "without", ACCESS, None);
-        },
-    ),
+    case("attributes", make_attributes, change_attributes, |d| {
+        attribute(d, "f", "user.color", Some(b"green"));
+        attribute(d, "f", "user.gone", None);
+        attribute(d, "s", "user.of-directory", Some(&[0, 255, 10]));
+    }),
+    case("acl", make_acl, change_acl, |d| {
+        attribute(d, "f", ACCESS, Some(&acl(7)));
+        attribute(d, "s", DEFAULT, Some(&acl(5)));
+        attribute(d, "without", ACCESS, None);
+    }),
     case("mkdir", |_| {}, |d| mkdir(d, "a/b/c"), |d| assert!(d.join("a/b/c").is_dir())),
     case(
         "rmdir",
@@ -200,21 +192,16 @@ pub(crate) const CASES: &[Case] = &[
         |d| link(d, "f", "g"),
         |d| same_file(d, &["f", "g"]),
     ),
-    case(
-        "sparse",
-        |d| make_sparse(d),
-        change_sparse,
-        |d| {
-            for name in ["f", "only-a-hole"] {
-                let found = fs::metadata(d.join(name)).unwrap();
-                let (disk, size) = (found.blocks() * 512, found.len());
-                assert!(disk < size / 2, "{name} occupies {disk} of {size} bytes");
-            }
-            let mut end = [0; 3];
-            File::open(d.join("f")).unwrap().read_exact_at(&mut end, SPARSE_BYTES).unwrap();
-            assert_eq!(b"END", &end);
-        },
-    ),
+    case("sparse", make_sparse, change_sparse, |d| {
+        for name in ["f", "only-a-hole"] {
+            let found = fs::metadata(d.join(name)).unwrap();
+            let (disk, size) = (found.blocks() * 512, found.len());
+            assert!(disk < size / 2, "{name} occupies {disk} of {size} bytes");
+        }
+        let mut end = [0; 3];
+        File::open(d.join("f")).unwrap().read_exact_at(&mut end, SPARSE_BYTES).unwrap();
+        assert_eq!(b"END", &end);
+    }),
     case("types", make_types, change_types, |d| {
         has(d, "file-to-directory/inside", "x");
         has(d, "directory-to-file", "now a file");
@@ -224,14 +211,19 @@ pub(crate) const CASES: &[Case] = &[
         target(d, "directory-to-symlink", "t");
         has(d, "full-directory-to-file", "now a file");
     }),
-    case("names", make_names, change_names, |d| {
-        for name in NAMES {
-            let path = d.join(OsStr::from_bytes(name));
-            assert_eq!(b"new", &*fs::read(&path).unwrap(), "{path:?}");
-        }
-        has(d, &"n".repeat(255), "new");
-        has(d, &format!("{0}/{0}", "d".repeat(255)), "new");
-    }),
+    case(
+        "names",
+        |d| named(d, "old"),
+        |d| named(d, "new"),
+        |d| {
+            for name in NAMES {
+                let path = d.join(OsStr::from_bytes(name));
+                assert_eq!(b"new", &*fs::read(&path).unwrap(), "{path:?}");
+            }
+            has(d, &"n".repeat(255), "new");
+            has(d, &format!("{0}/{0}", "d".repeat(255)), "new");
+        },
+    ),
     case("long-path", |d| deep(d, "old"), |d| deep(d, "new"), |d| assert_eq!("new", read_deep(d))),
     case(
         "modes",
@@ -281,32 +273,6 @@ const NAMES: &[&[u8]] = &[
     "ü€😀".as_bytes(),
 ];
 
-fn write(dir: &Path, name: &str, text: &str) {
-    fs::write(dir.join(name), text).unwrap();
-}
-
-#[track_caller]
-fn has(dir: &Path, name: &str, text: &str) {
-    assert_eq!(text, fs::read_to_string(dir.join(name)).unwrap(), "{name}");
-}
-
-#[track_caller]
-fn gone(dir: &Path, name: &str) {
-    assert!(dir.join(name).symlink_metadata().is_err(), "{name} is still there");
-}
-
-fn mkdir(dir: &Path, name: &str) {
-    fs::create_dir_all(dir.join(name)).unwrap();
-}
-
-fn mv(dir: &Path, from: &str, to: &str) {
-    fs::rename(dir.join(from), dir.join(to)).unwrap();
-}
-
-fn rename(dir: &Path, from: &str, to: &str, flags: RenameFlags) {
-    renameat_with(CWD, dir.join(from), CWD, dir.join(to), flags).unwrap();
-}
-
 fn replace(dir: &Path) {
     write(dir, "f.tmp", "new");
     mv(dir, "f.tmp", "f");
@@ -341,44 +307,6 @@ fn truncate(dir: &Path) {
     rustix::fs::ftruncate(OpenOptions::new().write(true).open(dir.join("f")).unwrap(), 4).unwrap();
 }
 
-fn chmod(dir: &Path, name: &str, mode: u32) {
-    fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[track_caller]
-fn mode(dir: &Path, name: &str, mode: u32) {
-    let found = dir.join(name).symlink_metadata().unwrap().mode() & 0o7777;
-    assert_eq!(mode, found, "{name}: {mode:o} / {found:o}");
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn chown(dir: &Path, uid: u32, gid: u32) {
-    if is_root() {
-        std::os::unix::fs::chown(dir.join("f"), Some(uid), Some(gid)).unwrap();
-    }
-}
-
-#[track_caller]
-fn owner(dir: &Path, uid: u32, gid: u32) {
-    let found = fs::metadata(dir.join("f")).unwrap();
-    assert!(!is_root() || (uid, gid) == (found.uid(), found.gid()), "{found:?}");
-}
-
-fn set_time(dir: &Path, name: &str, tv_sec: i64, tv_nsec: i64) {
-    let time = Timespec { tv_sec, tv_nsec };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, dir.join(name), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-}
-
-#[track_caller]
-fn time(dir: &Path, name: &str, seconds: i64, nanoseconds: i64) {
-    let found = dir.join(name).symlink_metadata().unwrap();
-    assert_eq!((seconds, nanoseconds), (found.mtime(), found.mtime_nsec()), "{name}");
-}
-
 fn make_times(dir: &Path) {
     ["f", "old", "late"].iter().for_each(|name| write(dir, name, "x"));
     mkdir(dir, "old-directory");
@@ -388,17 +316,6 @@ fn make_times(dir: &Path) {
     set_time(dir, "old-directory", -1, 1);
     set_time(dir, "late", 4_089_225_600, 5);
     set_time(dir, "link", -7, 7);
-}
-
-fn set_attribute(dir: &Path, file: &str, name: &str, value: &[u8]) {
-    rustix::fs::setxattr(dir.join(file), name, value, XattrFlags::empty()).unwrap();
-}
-
-#[track_caller]
-fn attribute(dir: &Path, file: &str, name: &str, value: Option<&[u8]>) {
-    let mut found = vec![0; 4096];
-    let length = rustix::fs::getxattr(dir.join(file), name, &mut found[..]).ok();
-    assert_eq!(value, length.map(|length| &found[..length]), "{file}, {name}");
 }
 
 fn make_attributes(dir: &Path) {
@@ -414,20 +331,6 @@ fn change_attributes(dir: &Path) {
     set_attribute(dir, "s", "user.of-directory", &[0, 255, 10]);
 }
 
-/// An access control list that gives user 33 these rights, as the kernel keeps it.
-fn acl(rights: u16) -> Vec<u8> {
-    const NOBODY: u32 = u32::MAX;
-    let entries: [(u16, u16, u32); 5] =
-        [(1, 7, NOBODY), (2, rights, 33), (4, 5, NOBODY), (16, 7, NOBODY), (32, 4, NOBODY)];
-    let mut bytes = 2_u32.to_le_bytes().to_vec();
-    for (tag, rights, id) in entries {
-        bytes.extend(tag.to_le_bytes());
-        bytes.extend(rights.to_le_bytes());
-        bytes.extend(id.to_le_bytes());
-    }
-    bytes
-}
-
 fn make_acl(dir: &Path) {
     write(dir, "f", "x");
     write(dir, "without", "x");
@@ -440,25 +343,6 @@ fn change_acl(dir: &Path) {
     set_attribute(dir, "f", ACCESS, &acl(7));
     set_attribute(dir, "s", DEFAULT, &acl(5));
     rustix::fs::removexattr(dir.join("without"), ACCESS).unwrap();
-}
-
-fn tree(dir: &Path, name: &str) {
-    for sub in ["", "one", "one/two", "three"] {
-        let sub = dir.join(name).join(sub);
-        fs::create_dir_all(&sub).unwrap();
-        for n in 0..20 {
-            fs::write(sub.join(format!("f{n}")), format!("{n}")).unwrap();
-        }
-    }
-}
-
-#[track_caller]
-fn is_tree(dir: &Path, name: &str) {
-    for sub in ["", "one", "one/two", "three"] {
-        for n in 0..20 {
-            has(&dir.join(name).join(sub), &format!("f{n}"), &format!("{n}"));
-        }
-    }
 }
 
 fn rename_and_back(dir: &Path) {
@@ -483,15 +367,6 @@ fn change_links(dir: &Path) {
     symlink("../../..", dir.join("upwards")).unwrap();
 }
 
-#[track_caller]
-fn target(dir: &Path, name: &str, target: &str) {
-    assert_eq!(Path::new(target), fs::read_link(dir.join(name)).unwrap(), "{name}");
-}
-
-fn link(dir: &Path, from: &str, to: &str) {
-    fs::hard_link(dir.join(from), dir.join(to)).unwrap();
-}
-
 fn make_hard_links(dir: &Path) {
     write(dir, "a", "linked");
     mkdir(dir, "s");
@@ -506,17 +381,6 @@ fn change_hard_links(dir: &Path) {
     write(dir, "b", "through b");
     write(dir, "split.new", "on its own");
     mv(dir, "split.new", "split");
-}
-
-fn inode(dir: &Path, name: &str) -> u64 {
-    fs::metadata(dir.join(name)).unwrap().ino()
-}
-
-#[track_caller]
-fn same_file(dir: &Path, names: &[&str]) {
-    for name in names {
-        assert_eq!(inode(dir, names[0]), inode(dir, name), "{name} is a file of its own");
-    }
 }
 
 fn make_sparse(dir: &Path) {
@@ -571,14 +435,6 @@ fn named(dir: &Path, text: &str) {
     write(dir, &"n".repeat(255), text);
     mkdir(dir, &"d".repeat(255));
     write(dir, &format!("{0}/{0}", "d".repeat(255)), text);
-}
-
-fn make_names(dir: &Path) {
-    named(dir, "old");
-}
-
-fn change_names(dir: &Path) {
-    named(dir, "new");
 }
 
 /// Opens the deepest directory, making those on the way.

@@ -10,5 +10,6 @@ mod cluster;
 mod cluster_life;
 mod commands;
 mod mirror;
+mod steps;
 mod tidy;
 mod tree;

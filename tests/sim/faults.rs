@@ -1,7 +1,7 @@
 //! What goes wrong: cuts, crashes, lost indexes, failing disks, clocks that jump.
 
+use trefoil::engine::Class;
 use trefoil::engine::Input;
-use trefoil::engine::policy::Class;
 use trefoil::model::{Incarnation, NodeId};
 
 use crate::index::Index;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use trefoil::engine::fingerprint::Fingerprint;
-use trefoil::engine::policy::{Class, Policy};
+use trefoil::engine::{Class, Policy};
 use trefoil::model::{Incarnation, Lane, NodeId, Record, RelPath, Sequence, Signature};
 
 #[derive(Clone, Debug)]

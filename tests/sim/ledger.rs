@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use trefoil::engine::{Engine, Hint, Input, Output};
 use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, limits};
 
-use trefoil::engine::policy::Class;
+use trefoil::engine::Class;
 
 use crate::disk::Inode;
 use crate::mirror::{Job, show, show_entry};

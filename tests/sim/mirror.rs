@@ -1,7 +1,7 @@
 //! Carries out an engine's outputs on the modelled disk, index and network, as the daemon does.
 
+use trefoil::engine::Class;
 use trefoil::engine::clock::Now;
-use trefoil::engine::policy::Class;
 use trefoil::engine::{
     Announced, Considered, Displaced, Engine, Hint, HintKind, Input, Outcome, Output, Seen,
 };
@@ -530,7 +530,7 @@ fn look_at(
 
 fn list(
     node: &Node,
-    policy: &trefoil::engine::policy::Policy,
+    policy: &trefoil::engine::Policy,
     dir: &RelPath,
     wall_ns: u64,
 ) -> Vec<(RelPath, Signature)> {

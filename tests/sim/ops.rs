@@ -1,7 +1,7 @@
 //! What applications do on a node's disk, and what its watcher says of it.
 
+use trefoil::engine::Class;
 use trefoil::engine::HintKind;
-use trefoil::engine::policy::Class;
 use trefoil::model::{ContentId, RelPath};
 
 use crate::disk::{Body, Content, Inode, kernel_time};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use trefoil::engine::clock::Now;
-use trefoil::engine::policy::{Class, ClassTable, Pattern, Policy};
 use trefoil::engine::session::Outgoing;
+use trefoil::engine::{Class, ClassTable, Pattern, Policy};
 use trefoil::engine::{Engine, Hint, Setup};
 use trefoil::model::{ContentId, Incarnation, NodeId, Record, RelPath};
 

@@ -48,6 +48,7 @@ fn a_known_file_is_not_opened_again() {
 #[test]
 fn a_fresh_change_is_racy_where_times_are_coarse() {
     let Fixture { dir, mount } = fixture();
+    let mount = std::sync::Arc::into_inner(mount).expect("the only one");
     let f = Fixture { dir, mount: mount.with_coarse_times().into() };
     f.write("a", b"hello");
     assert!(f.entry("a").1.racy);

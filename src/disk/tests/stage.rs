@@ -44,7 +44,7 @@ fn what_was_complete_is_hashed_again_after_a_restart() {
     let Fixture { dir, mount } = f;
     drop(mount);
     let mount = Mount::open(dir.path(), MountOptions::default()).unwrap();
-    let f = Fixture { dir, mount };
+    let f = Fixture { dir, mount: mount.into() };
     assert!(!exists_complete(&f.mount, content));
     assert_eq!(1, f.own("stage").len());
     let staged = Staged::open(&f.mount, content, 5).unwrap();

@@ -18,7 +18,7 @@ use super::mirror::Turn;
 use super::send::Peer;
 use super::shelf::Shelf;
 use super::wait::Waiter;
-use super::workers::{Listing, Walk, Workers};
+use super::workers::{Listing, Workers};
 use crate::config::Watch;
 use crate::disk::watch::{Wanted, WatchEvent, Watcher};
 use crate::disk::{self, MarkerId, Mount};
@@ -60,7 +60,7 @@ pub(super) enum Event {
     /// A peer is linked.
     Up { peer: NodeId, link: LinkHandle },
     /// A subtree was listed.
-    Walked(Walk),
+    Walked(RelPath),
 }
 
 /// Records that a peer announced.
@@ -122,8 +122,6 @@ pub(super) struct Actor {
     pub guard_checked_ms: u64,
     /// The first scan after start-up has ended.
     pub scanned: bool,
-    /// Scans under way.
-    pub scans: usize,
     pub full_scans: u64,
     pub missed_events: u64,
     pub turn: Turn,
@@ -180,15 +178,7 @@ impl Actor {
             return Ok(());
         }
         self.next_scan_ms = self.now().monotonic_ms + SCAN_EVERY_MS;
-        self.scan(RelPath::root())
-    }
-
-    /// Lists a subtree of which nobody knows what happened in it.
-    fn scan(&mut self, top: RelPath) -> Result<(), IndexError> {
-        self.scans += 1;
-        // The thread ends only after this one.
-        drop(self.workers.walks.send(Walk { top, is_scan: true }));
-        self.input(Input::Overflowed)
+        self.input(Input::Scan(RelPath::root()))
     }
 
     fn wait(&self) -> Duration {
@@ -257,7 +247,7 @@ impl Actor {
                 Ok(())
             }
             Event::Up { peer, link } => self.up(peer, link),
-            Event::Walked(walk) => self.walked(&walk),
+            Event::Walked(top) => self.walked(&top),
         }
     }
 
@@ -271,7 +261,7 @@ impl Actor {
                 }
                 WatchEvent::Overflow { below } => {
                     tracing::info!(mount = self.place.name, path = %below, "too many changes at once, listing");
-                    self.scan(below)?;
+                    self.input(Input::Scan(below))?;
                 }
                 WatchEvent::Lost { reason } => {
                     tracing::warn!(mount = self.place.name, reason, "the watch was lost");

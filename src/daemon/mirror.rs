@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::actor::Actor;
 use super::conflicts;
-use super::workers::{Group, Job, Listing, Look, Walk};
+use super::workers::{Group, Job, Listing, Look};
 use crate::disk::{self, ApplyRequest, KeptId, Source};
 use crate::engine::clock::Now;
 use crate::engine::{Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen};
@@ -64,7 +64,7 @@ impl Actor {
             }
             Output::List(dir) => {
                 // The thread ends only after this one.
-                drop(self.workers.walks.send(Walk { top: dir, is_scan: false }));
+                drop(self.workers.walks.send(dir));
                 Ok(())
             }
             Output::Read { path, even_if_open } => {
@@ -227,16 +227,11 @@ impl Actor {
     }
 
     /// A subtree was listed.
-    pub(super) fn walked(&mut self, walk: &Walk) -> Result<(), IndexError> {
-        if !walk.is_scan {
-            return self.input(Input::Listed(walk.top.clone()));
+    pub(super) fn walked(&mut self, top: &RelPath) -> Result<(), IndexError> {
+        if top.is_root() {
+            self.scanned = true;
         }
-        self.scans -= 1;
-        if self.scans > 0 {
-            return Ok(());
-        }
-        self.scanned = true;
-        self.input(Input::Scanned)
+        self.input(Input::Listed(top.clone()))
     }
 
     fn apply(
@@ -393,6 +388,7 @@ impl Actor {
     pub(super) fn end_turn(&mut self) -> Result<(), IndexError> {
         self.note_done()?;
         if self.scanned && !self.index.is_scanned()? && self.engine.is_read() {
+            self.input(Input::Scanned)?;
             self.index.set_scanned()?;
         }
         self.index.commit()?;

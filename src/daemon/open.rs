@@ -136,7 +136,6 @@ fn open(
         halted,
         guard_checked_ms: 0,
         scanned: false,
-        scans: 0,
         full_scans: 0,
         missed_events: 0,
         turn: Turn::default(),

@@ -32,14 +32,6 @@ pub(super) struct Look {
     pub even_if_open: bool,
 }
 
-/// A subtree to list.
-#[derive(Debug)]
-pub(super) struct Walk {
-    pub top: RelPath,
-    /// Not one that the engine asked for: events were lost, or nobody watched before.
-    pub is_scan: bool,
-}
-
 /// What the readers do.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -85,7 +77,7 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Workers {
     pub jobs: Sender<Job>,
-    pub walks: Sender<Walk>,
+    pub walks: Sender<RelPath>,
     pub groups: Sender<Group>,
     pub gate: Arc<Gate>,
 }
@@ -187,10 +179,10 @@ struct Walker {
 }
 
 impl Walker {
-    fn run(&self, queue: &Receiver<Walk>) {
-        while let Ok(walk) = queue.recv() {
-            self.walk(&walk.top);
-            self.inbox.push(Event::Walked(walk));
+    fn run(&self, queue: &Receiver<RelPath>) {
+        while let Ok(top) = queue.recv() {
+            self.walk(&top);
+            self.inbox.push(Event::Walked(top));
         }
     }
 

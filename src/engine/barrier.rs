@@ -12,7 +12,7 @@ use crate::model::{RelPath, Signature};
 impl Engine {
     /// Reads the barriers that nothing unread arrived before.
     pub(super) fn release_barriers(&mut self, now: Now) {
-        if self.barriers.is_empty() || self.stopped || self.scanning || !self.listings.is_empty() {
+        if self.barriers.is_empty() || self.stopped || !self.listings.is_empty() {
             return;
         }
         let first = self.arrivals.keys().next().copied().unwrap_or(u64::MAX);
@@ -39,7 +39,7 @@ impl Engine {
         let is_barrier = |path: &RelPath| self.class(path) == Class::Barrier;
         let unread = || self.arrivals.values().any(|path| !is_barrier(path));
         let seen_before = dirty.glimpse.is_some_and(|glimpse| glimpse.unchanged(signature));
-        is_barrier(path) && !seen_before && (self.scanning || !self.listings.is_empty() || unread())
+        is_barrier(path) && !seen_before && (!self.listings.is_empty() || unread())
     }
 
     /// Has a barrier read again after everything that was hinted so far.
@@ -50,7 +50,7 @@ impl Engine {
         self.again(now, path, dirty, 0);
     }
 
-    /// A scan has told what was written before the barriers that wait.
+    /// A listing has told what was written before the barriers that wait.
     pub(super) fn barriers_last(&mut self) {
         let policy = std::sync::Arc::clone(&self.setup.policy);
         for (path, slot) in &mut self.slots {

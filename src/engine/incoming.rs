@@ -63,8 +63,11 @@ impl Incoming {
         Lane::ALL.iter().map(|&lane| (lane, done(lane))).collect()
     }
 
-    /// A want has this source now.
+    /// A want has this source now. What was announced ahead of its turn comes again.
     pub(super) fn add(&mut self, lane: Lane, source: &Source) {
+        if source.sequence == Sequence(0) {
+            return;
+        }
         self.undone[lane as usize].insert(source.first);
         if source.after.is_some() {
             self.ordered.insert(source.sequence);

@@ -170,7 +170,7 @@ impl Engine {
         self.reads -= 1;
         self.arrivals.remove(&dirty.order);
         self.take_look(now, seen, dirty);
-        self.drop_journaled(now, &path);
+        self.forget_journaled(&path);
         self.step(now, &path);
         while self.reads < limits::READS_IN_FLIGHT_MAX {
             let Some(next) = self.reads_waiting.pop_front() else { break };
@@ -181,12 +181,17 @@ impl Engine {
 
     /// What was being applied when the daemon ended is on the disk or is not, that is known now; if
     /// it is not, those who announced it do so again.
-    fn drop_journaled(&mut self, now: Now, path: &RelPath) {
-        let Some(slot) = self.slots.get(path) else { return };
-        let orphaned = slot.want.as_ref().is_some_and(|want| want.sources.is_empty());
-        if orphaned && slot.dirty.is_none() {
-            self.finish(now, path);
+    fn forget_journaled(&mut self, path: &RelPath) {
+        if let Some(slot) = self.slots.get_mut(path).filter(|slot| slot.dirty.is_none()) {
+            slot.journaled = None;
         }
+    }
+
+    /// What may be on the disk without being an edit made here.
+    fn expected(&self, path: &RelPath) -> Vec<&Record> {
+        let Some(slot) = self.slots.get(path) else { return Vec::new() };
+        let wanted = slot.want.as_ref().map(|want| &want.record);
+        slot.journaled.as_deref().into_iter().chain(wanted).collect()
     }
 
     fn take_look(&mut self, now: Now, seen: Seen, dirty: Dirty) {
@@ -253,14 +258,12 @@ impl Engine {
 
     /// The wanted deletion with the version it gets here: it was done before a crash could note it.
     fn adopted_deletion(&self, ours: &Record) -> Option<Record> {
-        let want = self.slots.get(&ours.path)?.want.as_ref()?;
-        if want.record.is_live() {
-            return None;
-        }
-        let Verdict::Take { version, .. } = reconcile(Some(ours), &want.record) else {
-            return None;
-        };
-        Some(Record { version, ..want.record.clone() })
+        let gone = self.expected(&ours.path).into_iter().filter(|record| !record.is_live());
+        let mut adopted = gone.filter_map(|record| match reconcile(Some(ours), record) {
+            Verdict::Take { version, .. } => Some(Record { version, ..record.clone() }),
+            _ => None,
+        });
+        adopted.next()
     }
 
     /// Children go before their directory.
@@ -407,15 +410,21 @@ impl Engine {
         entry: &Entry,
         joining: bool,
     ) -> Option<Record> {
-        let want = self.slots.get(path)?.want.as_ref()?;
-        let there = want.record.entry.as_ref()?;
-        let touched = there.is_dir() && there.meta != entry.meta && is_touch(there, entry);
-        let same = there.same_kind_content(entry) && (touched || there.meta == entry.meta);
-        if !same || touched && joining {
-            return None;
-        }
-        let Verdict::Take { version, .. } = reconcile(ours, &want.record) else { return None };
-        let mut record = Record { version, ..want.record.clone() };
+        let mut adopted = self.expected(path).into_iter().filter_map(|record| {
+            let there = record.entry.as_ref()?;
+            let touched = there.is_dir() && there.meta != entry.meta && is_touch(there, entry);
+            let same = there.same_kind_content(entry) && (touched || there.meta == entry.meta);
+            if !same || touched && joining {
+                return None;
+            }
+            match reconcile(ours, record) {
+                Verdict::Take { version, .. } => {
+                    Some((Record { version, ..record.clone() }, touched))
+                }
+                _ => None,
+            }
+        });
+        let (mut record, touched) = adopted.next()?;
         if touched {
             record.entry = Some(entry.clone());
             record.version.touched = self.clock.stamp(now);
@@ -470,6 +479,7 @@ impl Engine {
             *count -= 1;
             if *count == 0 {
                 self.listings.remove(dir);
+                self.barriers_last();
             }
         }
         self.listed_for_apply(dir);

@@ -105,9 +105,9 @@ pub enum Input {
     Policy(Arc<Policy>),
     /// The mount is stopped (by a person or a guard), or goes on.
     Stopped(bool),
-    /// watch: events were lost. A scan follows, and what it finds is hinted before anything newer.
-    Overflowed,
-    /// The scan after start-up, or after [`Input::Overflowed`], is complete.
+    /// watch: anything at or below the directory may have changed unseen.
+    Scan(RelPath),
+    /// The first scan of the index is complete, and all it hinted is stored.
     Scanned,
     /// Time has passed.
     Tick,
@@ -316,7 +316,6 @@ pub struct Engine {
     /// Changes that are not stored yet, by order of arrival: a barrier waits for those before it.
     arrivals: BTreeMap<u64, RelPath>,
     next_order: u64,
-    /// Paths that wait for a free read.
     reads_waiting: VecDeque<RelPath>,
     reads: usize,
     listings: BTreeMap<RelPath, u32>,
@@ -330,8 +329,6 @@ pub struct Engine {
     fetches_waiting: VecDeque<RelPath>,
     wants: usize,
     stopped: bool,
-    /// A scan is under way: nobody knows what was written before a barrier.
-    scanning: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -358,7 +355,6 @@ impl Engine {
             fetches_waiting: VecDeque::new(),
             wants: 0,
             stopped: false,
-            scanning: true,
             outputs: VecDeque::new(),
         }
     }
@@ -380,8 +376,8 @@ impl Engine {
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
             Input::Policy(policy) => self.setup.policy = policy,
-            Input::Overflowed => self.scanning = true,
-            Input::Scanned => self.scanned(now),
+            Input::Scan(dir) => self.list(&dir),
+            Input::Scanned => self.setup.joining = false,
             Input::Tick => self.tick(now),
         }
     }
@@ -415,8 +411,8 @@ impl Engine {
         (self.slots.len().saturating_sub(self.wants), self.wants)
     }
 
-    /// Whether more wants than [`limits::WANTS_MAX`] wait for content or failed: bulk lanes are not
-    /// to be read. Those that wait for other records do not count: they may be what is still to come.
+    /// Whether more than [`limits::WANTS_MAX`] wants lack content or failed: bulk lanes are not to be
+    /// read. Those that wait for others do not count: they may be what is still to come.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.fetches_waiting.len() + self.problems.count() >= limits::WANTS_MAX
@@ -426,7 +422,7 @@ impl Engine {
     /// writing do not count: they are not finished.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        self.arrivals.is_empty() && self.listings.is_empty() && !self.scanning
+        self.arrivals.is_empty() && self.listings.is_empty()
     }
 
     /// Paths that failed, sorted by path, at most [`limits::PROBLEMS_MAX`]; and how many in all.
@@ -446,13 +442,6 @@ impl Engine {
     pub fn doing(&self, most: usize) -> Vec<(RelPath, String)> {
         let of = |(path, slot): (&RelPath, &Slot)| (path.clone(), slot.describe());
         self.slots.iter().take(most).map(of).collect()
-    }
-
-    fn scanned(&mut self, now: Now) {
-        self.setup.joining = false;
-        self.scanning = false;
-        self.barriers_last();
-        self.release_barriers(now);
     }
 
     fn set_stopped(&mut self, now: Now, stopped: bool) {

@@ -61,7 +61,6 @@ impl Engine {
         let path = theirs.path.clone();
         self.clock.observe(theirs.version.stamp);
         self.clock.observe(theirs.version.touched);
-        let ahead = sequence == Sequence(0);
         let first = self.peers.entry(peer).or_default().receive(lane, sequence);
         let known = self.slots.get(&path).is_some_and(|slot| slot.want.is_some());
         if path.is_root() || self.class(&path) == Class::Local {
@@ -69,26 +68,12 @@ impl Engine {
         }
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
-        } else if ahead {
-            self.want_ahead(&path, theirs);
-            self.step(now, &path);
         } else {
             let source = Source { first, sequence, after, record: theirs };
             self.add_want(&path, (peer, lane), source, content);
             self.step(now, &path);
         }
         self.release_held(now, peer);
-    }
-
-    /// A directory that comes again in its turn: nothing is acknowledged for it now.
-    fn want_ahead(&mut self, path: &RelPath, theirs: Record) {
-        let slot = self.slots.entry(path.clone()).or_default();
-        if let Some(want) = &mut slot.want {
-            want.merge(&theirs);
-        } else {
-            self.wants += 1;
-            slot.want = Some(Want::new(theirs, BTreeMap::new()));
-        }
     }
 
     fn add_want(&mut self, path: &RelPath, from: (NodeId, Lane), mut source: Source, here: bool) {
@@ -102,7 +87,7 @@ impl Engine {
             slot.want = Some(Want { content, ..want });
             return;
         };
-        if let Some(older) = want.sources.get(&from) {
+        if let Some(older) = want.sources.get(&from).filter(|older| older.sequence.0 > 0) {
             source.first = older.first;
             incoming.remove(from.1, older);
         }
@@ -123,11 +108,7 @@ impl Engine {
 
     pub(super) fn journaled(&mut self, now: Now, record: Record) {
         let path = record.path.clone();
-        let slot = self.slots.entry(path.clone()).or_default();
-        if slot.want.is_none() {
-            self.wants += 1;
-            slot.want = Some(Want::new(record, BTreeMap::new()));
-        }
+        self.slots.entry(path.clone()).or_default().journaled = Some(Box::new(record));
         self.look_again(now, &path, 0);
     }
 

@@ -10,6 +10,8 @@ pub(super) struct Slot {
     pub dirty: Option<Dirty>,
     /// A peer's record that was decided for.
     pub want: Option<Want>,
+    /// What was being applied when the daemon ended: if it is on the disk, it is no edit made here.
+    pub journaled: Option<Box<Record>>,
     /// Reading and applying exclude each other: a read that overlaps an apply could take the old
     /// content for a new local edit.
     pub busy: Busy,

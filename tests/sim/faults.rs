@@ -1,11 +1,10 @@
 //! What goes wrong: cuts, crashes, lost indexes, failing disks, clocks that jump.
 
-use trefoil::engine::Class;
-use trefoil::engine::Input;
-use trefoil::model::{Incarnation, NodeId};
+use trefoil::engine::{Class, Input};
+use trefoil::model::{Incarnation, NodeId, RelPath};
 
 use crate::index::Index;
-use crate::mirror::{Feed, Task};
+use crate::mirror::Feed;
 use crate::world::{Event, MS, Micros, SECOND, World};
 
 #[derive(Debug, Clone)]
@@ -95,13 +94,9 @@ impl World {
             Fault::Join(at) => self.join(at),
             Fault::Overflow(at) if self.nodes[at].engine.is_some() => {
                 let node = &mut self.nodes[at];
-                if !node.scanning {
-                    node.hints.clear();
-                    node.unwatched.clear();
-                    node.scanning = true;
-                    self.feed(at, vec![Feed::Plain(Input::Overflowed)]);
-                    self.hand_out(at, Task::Scan);
-                }
+                node.hints.clear();
+                node.unwatched.clear();
+                self.feed(at, vec![Feed::Plain(Input::Scan(RelPath::root()))]);
             }
             Fault::FailingDisk(at) => {
                 self.nodes[at].failing = true;

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trefoil::engine::{Engine, Hint, Input, Output};
+use trefoil::engine::{Class, Engine, Hint, Input, Output};
 use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, limits};
-
-use trefoil::engine::Class;
 
 use crate::disk::Inode;
 use crate::mirror::{Job, show, show_entry};
@@ -272,7 +270,7 @@ impl World {
                 Output::Store { record, from, .. } => {
                     format!("store {} from {from:?}", show(record))
                 }
-                Output::Apply { record, ours, displaced } => {
+                Output::Apply { record, ours, displaced, .. } => {
                     let ours = ours.as_ref().map(show);
                     format!("apply {} over {ours:?} {displaced:?}", show(record))
                 }

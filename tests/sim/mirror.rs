@@ -1,9 +1,8 @@
 //! Carries out an engine's outputs on the modelled disk, index and network, as the daemon does.
 
-use trefoil::engine::Class;
 use trefoil::engine::clock::Now;
 use trefoil::engine::{
-    Announced, Considered, Displaced, Engine, Hint, HintKind, Input, Outcome, Output, Seen,
+    Announced, Class, Considered, Displaced, Engine, Hint, HintKind, Input, Outcome, Output, Seen,
 };
 use trefoil::model::{
     ContentId, Entry, Found, Kind, Lane, NodeId, Record, RelPath, Sequence, Signature,
@@ -15,19 +14,9 @@ use crate::world::{Event, MS, Node, SECOND, World};
 /// Work for the disk or the network that was handed out.
 #[derive(Debug, Clone)]
 pub enum Task {
-    Read {
-        path: RelPath,
-        even_if_open: bool,
-        known: Option<Signature>,
-    },
+    Read { path: RelPath, even_if_open: bool, known: Option<Signature> },
     List(RelPath),
-    /// The whole mount, after a start or when the watcher's queue ran over.
-    Scan,
-    Fetch {
-        path: RelPath,
-        content: ContentId,
-        peers: Vec<NodeId>,
-    },
+    Fetch { path: RelPath, content: ContentId, peers: Vec<NodeId> },
 }
 
 /// An apply of the group.
@@ -37,6 +26,7 @@ pub struct Job {
     pub ours: Option<Record>,
     pub signature: Option<Signature>,
     pub displaced: Displaced,
+    pub even_if_open: bool,
 }
 
 /// What comes to the control thread; completed with what the index says when its turn comes.
@@ -94,6 +84,11 @@ impl World {
                 engine.handle(now, input);
                 self.carry_out(at, &mut engine, now);
             }
+        }
+        if self.nodes[at].scanning && engine.is_read() {
+            self.nodes[at].scanning = false;
+            engine.handle(now, Input::Scanned);
+            self.carry_out(at, &mut engine, now);
         }
         self.commit(at, &engine);
         let next = engine.next_tick_ms();
@@ -194,11 +189,6 @@ impl World {
         let mut inputs = vec![Input::Hinted(hints)];
         match task {
             Task::List(_) => inputs.push(Input::Listed(dir)),
-            Task::Scan => {
-                inputs.push(Input::Scanned);
-                self.nodes[at].scanning = false;
-                self.schedule_flush(at);
-            }
             _ => {}
         }
         inputs
@@ -240,11 +230,11 @@ impl World {
                 Output::Fetch { path, content, peers, .. } => {
                     self.hand_out(at, Task::Fetch { path, content, peers });
                 }
-                Output::Apply { record, ours, displaced } => {
+                Output::Apply { record, ours, displaced, even_if_open } => {
                     let node = &mut self.nodes[at];
                     let signature = node.index.rows.get(&record.path).and_then(|row| row.signature);
                     node.index.note_apply(record.clone());
-                    node.group.push_back(Job { record, ours, signature, displaced });
+                    node.group.push_back(Job { record, ours, signature, displaced, even_if_open });
                 }
                 Output::Finished(path) => {
                     self.nodes[at].shelf.retain(|(other, _)| *other != path);
@@ -291,10 +281,6 @@ impl World {
             Task::List(ref dir) => {
                 let (seen, dir) = (list(node, &self.policy, dir, wall_ns), dir.clone());
                 Feed::Listing { dir, seen, task }
-            }
-            Task::Scan => {
-                let dir = RelPath::root();
-                Feed::Listing { seen: list(node, &self.policy, &dir, wall_ns), dir, task }
             }
             Task::Fetch { path, content, peers } => self.fetch(at, path, content, &peers),
         };
@@ -453,9 +439,6 @@ impl World {
 
     pub fn flush_hints(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        if node.scanning {
-            return;
-        }
         node.unwatched.clear();
         let hints = std::mem::take(&mut node.hints);
         if !hints.is_empty() {
@@ -486,6 +469,9 @@ fn refusal(node: &Node, job: &Job, wall_ns: u64) -> Option<Outcome> {
             }
         }
         _ => return Some(Outcome::Changed),
+    }
+    if there.is_some_and(|inode| inode.writers > 0) && !job.even_if_open {
+        return Some(Outcome::Busy);
     }
     if job.record.is_live() && !node.disk.has_parent(path) {
         return Some(Outcome::ParentMissing);

@@ -1,7 +1,6 @@
 //! What applications do on a node's disk, and what its watcher says of it.
 
-use trefoil::engine::Class;
-use trefoil::engine::HintKind;
+use trefoil::engine::{Class, HintKind};
 use trefoil::model::{ContentId, RelPath};
 
 use crate::disk::{Body, Content, Inode, kernel_time};

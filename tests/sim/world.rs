@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use trefoil::engine::clock::Now;
 use trefoil::engine::session::Outgoing;
-use trefoil::engine::{Class, ClassTable, Pattern, Policy};
-use trefoil::engine::{Engine, Hint, Setup};
+use trefoil::engine::{Class, ClassTable, Engine, Hint, Input, Pattern, Policy, Setup};
 use trefoil::model::{ContentId, Incarnation, NodeId, Record, RelPath};
 
 use crate::disk::Disk;
@@ -108,7 +107,7 @@ pub struct Node {
     pub flushing: bool,
     /// Directories made a moment ago that nobody watches yet.
     pub unwatched: BTreeSet<RelPath>,
-    /// A scan is under way; hints wait for it.
+    /// The first scan is under way.
     pub scanning: bool,
     pub group: VecDeque<Job>,
     pub done: Vec<Feed>,
@@ -329,8 +328,9 @@ impl World {
         node.scanning = true;
         let journal: Vec<Record> = node.index.journal.values().cloned().collect();
         self.note(|_| format!("n{at} starts, joining {joining}, journal {}", journal.len()));
-        self.feed(at, journal.into_iter().map(Feed::Journaled).collect());
-        self.hand_out(at, Task::Scan);
+        let mut feeds: Vec<_> = journal.into_iter().map(Feed::Journaled).collect();
+        feeds.push(Feed::Plain(Input::Scan(RelPath::root())));
+        self.feed(at, feeds);
         for other in (0..self.nodes.len()).filter(|&other| other != at) {
             let soon = self.rng.range(1, 500) * MS;
             self.schedule(soon, Event::Connect { a: at.min(other), b: at.max(other) });

@@ -53,8 +53,14 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// window hold that back).
 const INITIAL_CONGESTION_WINDOW: u64 = 128 << 10;
 
-/// Largest packet that is tried: a jumbo frame.
-const MTU_MAX: u16 = 8952;
+/// Packets that quinn hands to the kernel at a time, as one message.
+const OFFLOAD_PACKETS_MAX: u32 = 10;
+
+/// Largest packet that is tried, in bytes. A jumbo frame would take more, but a message of
+/// [`OFFLOAD_PACKETS_MAX`] of them is longer than UDP allows: the kernel refuses it, quinn takes that
+/// for an ordinary loss, and the link starves.
+const MTU_MAX: u16 = 6_528;
+const _: () = assert!(MTU_MAX as u32 * OFFLOAD_PACKETS_MAX <= 65_507);
 
 /// Bytes of the socket's buffers: some 40 ms at 1 Gbit/s.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;

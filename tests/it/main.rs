@@ -9,6 +9,7 @@ mod classes;
 mod cluster;
 mod cluster_life;
 mod commands;
+mod demo;
 mod mirror;
 mod steps;
 mod tidy;

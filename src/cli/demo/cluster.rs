@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 
 use super::folder::Folder;
@@ -144,17 +144,17 @@ impl Cluster {
         let end = (began + WAIT).min(self.end);
         let mut pause = PAUSES.0;
         loop {
+            // What a dead node cannot show is not proven, even if the others are equal.
+            self.check_daemons()?;
             let looked = Instant::now();
             let missing = match look(self) {
                 Ok(found) => return Ok(found),
                 Err(missing) => missing,
             };
-            self.check_daemons()?;
             if Instant::now() >= end {
-                let waited = began.elapsed().as_secs_f64();
-                return Err(
-                    anyhow!("{missing:#}").context(format!("no {what} after {waited:.1} s"))
-                );
+                let waited = format!("no {what} after {:.1} s", began.elapsed().as_secs_f64());
+                let all = if end == self.end { "; the demo's time is used up" } else { "" };
+                return Err(missing.context(waited + all));
             }
             // Looking shall not take more time from the daemons than it leaves them.
             self.interrupt.pause(pause.max(looked.elapsed()))?;

@@ -158,16 +158,15 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether it was started and not stopped or killed since.
+    /// Whether it was started and not stopped or killed by the demo since.
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Fails if it should be running and has ended.
+    /// Fails if it should be running and has ended, also the next time.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
         let Some(process) = &mut self.running else { return Ok(()) };
         let Some(status) = process.child.try_wait()? else { return Ok(()) };
-        self.running = None;
         bail!("the daemon of {} ended by itself: {status}", self.name)
     }
 

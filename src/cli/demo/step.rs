@@ -100,7 +100,7 @@ impl Report {
                 Ending::Failed(words) => ("FAILED", took.as_str(), words),
                 Ending::Skipped(words) => ("skipped", "-", words),
             };
-            let words = shortened(words).join(&format!("\n{:29}", ""));
+            let words = shortened(words).join(&format!("\n{:28}", ""));
             let name = line.name;
             // Writing to a string cannot fail.
             writeln!(text, "{mark:<7}  {name:<9} {took:>7}  {words}").unwrap_or_default();
@@ -184,14 +184,27 @@ mod tests {
     fn what_is_proven_is_ticked() {
         let (proven, text) = check(&[FIRST, FREE], &["first", "free"]);
         assert!(proven);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        ✓        first       0.0 s  begun
+        ✓        free        0.0 s  done all the same
+
+        all 2 steps proven in 0.0 s
+        ");
     }
 
     #[test]
     fn a_failing_step_fails_the_demo_and_skips_only_what_needs_it() {
         let (proven, text) = check(&[FIRST, BROKEN, NEEDY, FREE], &["first", "broken", "free"]);
         assert!(!proven);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        ✓        first       0.0 s  begun
+        FAILED   broken      0.0 s  web1 / web2:
+                                    a: content
+        skipped  needy           -  it needs the step broken, which was not passed
+        ✓        free        0.0 s  done all the same
+
+        1 of 4 steps FAILED, 1 skipped, in 0.0 s
+        ");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
 use super::slot::{Busy, Dirty, Slot};
-use super::{Engine, Hint, HintKind, Output, Seen};
+use super::{Engine, Hint, HintKind, Output, SOON_MS, Seen};
 use crate::model::{
     Entry, Found, Kind, LinkGroup, NodeId, Record, RelPath, Signature, Version, limits,
 };
@@ -18,9 +18,6 @@ const OPEN_MS: u64 = 2000;
 
 /// How long a file that is never quiet goes untaken.
 const STALE_MS: u64 = 30_000;
-
-/// How soon a directory is looked at again when something below it is on its way.
-const SOON_MS: u64 = 20;
 
 /// Files of at least this many bytes are not read again at once when they change again.
 const LARGE_BYTES: u64 = 1 << 20;

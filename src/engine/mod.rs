@@ -14,7 +14,8 @@
 //!    [`Input::Applied`] stores it. If a local edit came first, that is read, and both meet in 3.
 //!
 //! At most one read or apply is out for a path at a time. One path's failure stops no other: it is
-//! a [`Problem`], listed and tried again.
+//! a [`Problem`], listed and tried again. This file is longer than 500 lines because all inputs and
+//! outputs stand here, to be read in one sitting.
 
 mod barrier;
 pub mod clock;
@@ -45,6 +46,9 @@ use self::slot::{Busy, Slot};
 use crate::model::{
     ContentId, Found, Lane, LinkGroup, NodeId, Record, RelPath, Sequence, Signature, limits,
 };
+
+/// How soon something is looked at again that waits for other paths of this node, in milliseconds.
+const SOON_MS: u64 = 20;
 
 /// All that can happen to a mount. Closed on purpose: what is not listed cannot matter.
 #[derive(Clone, Debug)]

@@ -9,16 +9,13 @@ use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
 use super::slot::{Busy, Slot};
 use super::want::{Content, Source, Waits, Want};
-use super::{Announced, Considered, Displaced, Engine, Outcome, Output};
+use super::{Announced, Considered, Displaced, Engine, Outcome, Output, SOON_MS};
 use crate::model::{Entry, Lane, NodeId, Record, RelPath, Sequence, Version};
 
 /// How long a writer that has a wanted file open is waited for at a time, and how often: what he
 /// writes later is found in the displaced file.
 const OPEN_MS: u64 = 500;
 const OPEN_MAX: u32 = 20;
-
-/// How soon something is looked at again that waits for other paths of this node.
-const SOON_MS: u64 = 20;
 
 /// How long a directory with children that its remover had not seen goes neither way.
 const KEEP_MS: u64 = 1000;

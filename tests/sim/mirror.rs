@@ -1,4 +1,5 @@
 //! Carries out an engine's outputs on the modelled disk, index and network, as the daemon does.
+//! It is longer than 500 lines because it mirrors one loop of the daemon, output by output.
 
 use trefoil::engine::clock::Now;
 use trefoil::engine::{
@@ -187,9 +188,8 @@ impl World {
         let kind = HintKind::Differs;
         let hints = paths.into_iter().map(|path| Hint { path, kind }).collect();
         let mut inputs = vec![Input::Hinted(hints)];
-        match task {
-            Task::List(_) => inputs.push(Input::Listed(dir)),
-            _ => {}
+        if let Task::List(_) = task {
+            inputs.push(Input::Listed(dir));
         }
         inputs
     }

@@ -408,11 +408,14 @@ impl Engine {
         entry: &Entry,
         joining: bool,
     ) -> Option<Record> {
+        // A directory with the time that is known here was not touched: the wanted time is to come.
+        let ours_live = ours.and_then(|ours| ours.entry.as_ref());
+        let untouched = ours_live.is_some_and(|ours| ours.meta.mtime == entry.meta.mtime);
         let mut adopted = self.expected(path).into_iter().filter_map(|record| {
             let there = record.entry.as_ref()?;
             let touched = there.is_dir() && there.meta != entry.meta && is_touch(there, entry);
             let same = there.same_kind_content(entry) && (touched || there.meta == entry.meta);
-            if !same || touched && joining {
+            if !same || touched && (joining || untouched) {
                 return None;
             }
             match reconcile(ours, record) {

@@ -1,7 +1,7 @@
 //! The command line: arguments in, calls of the layers below, words and exit codes out.
 //!
 //! One file a subcommand, each with its arguments and its `run`. Data goes to stdout, everything
-//! else to stderr, and only [`output`] prints. Nothing here decides about files.
+//! else to stderr, and only `output` prints. Nothing here decides about files.
 
 mod cluster;
 pub mod compare;

@@ -1,6 +1,6 @@
 //! The daemon: one control thread per mount, one runtime thread for network and control API.
 //!
-//! It starts everything, joins engine, index, disk and net ([`mirror`]), answers questions, and
+//! It starts everything, joins engine, index, disk and net (`mirror`), answers questions, and
 //! ends everything in order. It decides nothing about files; the engine does.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]

@@ -1,4 +1,5 @@
-//! Changes made here: from a hint to a stored record.
+//! Changes made here: from a hint to a stored record. A little longer than 500 lines, because one
+//! change's way is read from the top to the bottom.
 
 use super::clock::Now;
 use super::policy::Class;

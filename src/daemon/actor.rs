@@ -144,17 +144,17 @@ impl Actor {
         self.start()?;
         while !self.stopping {
             let wait = self.wait();
-            let batch = self.inbox.take(wait, self.has_room());
+            let batch = self.inbox.take(wait, self.room());
             self.take_turn(batch)?;
         }
         self.index.commit()?;
         self.index.sync()
     }
 
-    /// Whether more records can be taken in. While many are being applied, those after them wait
-    /// where they are: at their sender.
-    fn has_room(&self) -> bool {
-        !self.engine.is_full() && self.applying < limits::APPLY_GROUP_MAX
+    /// How many records can be taken in. While many are being applied, those after them wait where
+    /// they are: at their sender.
+    fn room(&self) -> usize {
+        if self.engine.is_full() { 0 } else { limits::APPLY_GROUP_MAX.saturating_sub(self.applying) }
     }
 
     fn start(&mut self) -> Result<(), IndexError> {

@@ -22,6 +22,8 @@ pub(super) struct Mailbox<E, B> {
     ready: Condvar,
     room: Arc<Semaphore>,
     express_room: Arc<Semaphore>,
+    /// How many records an announcement has.
+    weigh: fn(&B) -> usize,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(super) struct Batch<E, B> {
 }
 
 impl<E, B> Mailbox<E, B> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(weigh: fn(&B) -> usize) -> Self {
         let queues = Queues {
             events: VecDeque::new(),
             express: VecDeque::new(),
@@ -54,6 +56,7 @@ impl<E, B> Mailbox<E, B> {
             ready: Condvar::new(),
             room: Arc::new(Semaphore::new(BULK_MAX)),
             express_room: Arc::new(Semaphore::new(BULK_MAX)),
+            weigh,
         }
     }
 
@@ -97,14 +100,15 @@ impl<E, B> Mailbox<E, B> {
         self.room.add_permits(before.1 - queues.bulk.len());
     }
 
-    /// Waits until there is something, or for `at_most`, and takes it. Announcements stay while
-    /// `with_bulk` is false.
-    pub(super) fn take(&self, at_most: Duration, with_bulk: bool) -> Batch<E, B> {
+    /// Waits until there is something, or for `at_most`, and takes it. Of the announcements that
+    /// may be late, those with `room` records together are taken, and none without room; one is
+    /// never cut, so the last may have more.
+    pub(super) fn take(&self, at_most: Duration, room: usize) -> Batch<E, B> {
         let nothing = |queues: &mut Queues<E, B>| {
             queues.events.is_empty()
                 && queues.express.is_empty()
                 && !queues.woken
-                && (!with_bulk || queues.bulk.is_empty())
+                && (room == 0 || queues.bulk.is_empty())
         };
         let waited = self.ready.wait_timeout_while(self.lock(), at_most, nothing);
         let (mut queues, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -113,12 +117,13 @@ impl<E, B> Mailbox<E, B> {
         let events = queues.events.drain(..count).collect();
         let mut bulk: Vec<_> = queues.express.drain(..).collect();
         self.express_room.add_permits(bulk.len());
-        if with_bulk {
-            // One at a time: what it brings is to be handed out before more is taken.
-            if let Some(next) = queues.bulk.pop_front() {
-                bulk.push(next);
-                self.room.add_permits(1);
-            }
+        let mut taken = 0;
+        while taken < room
+            && let Some(next) = queues.bulk.pop_front()
+        {
+            taken += (self.weigh)(&next).max(1);
+            bulk.push(next);
+            self.room.add_permits(1);
         }
         drop(queues);
         Batch { events, bulk }
@@ -132,7 +137,7 @@ mod tests {
     #[test]
     fn announcements_wait_for_room_and_events_do_not() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mailbox = Mailbox::<u32, u32>::new();
+        let mailbox = Mailbox::<u32, u32>::new(|_| 1);
         runtime.block_on(async {
             for n in 0..u32::try_from(BULK_MAX).unwrap() {
                 mailbox.push_bulk(n, false).await;
@@ -140,16 +145,16 @@ mod tests {
             let mut blocked = Box::pin(mailbox.push_bulk(99, false));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(1);
-            let batch = mailbox.take(Duration::ZERO, false);
+            let batch = mailbox.take(Duration::ZERO, 0);
             assert_eq!((vec![1], 0), (batch.events, batch.bulk.len()));
             mailbox.push_bulk(50, true).await;
-            assert_eq!(vec![50], mailbox.take(Duration::ZERO, false).bulk);
-            assert_eq!(vec![0], mailbox.take(Duration::ZERO, true).bulk);
+            assert_eq!(vec![50], mailbox.take(Duration::ZERO, 0).bulk);
+            assert_eq!(vec![0], mailbox.take(Duration::ZERO, 1).bulk);
             blocked.await;
             for n in 1..u32::try_from(BULK_MAX).unwrap() {
-                assert_eq!(vec![n], mailbox.take(Duration::ZERO, true).bulk);
+                assert_eq!(vec![n], mailbox.take(Duration::ZERO, 1).bulk);
             }
-            assert_eq!(vec![99], mailbox.take(Duration::ZERO, true).bulk);
+            assert_eq!(vec![99], mailbox.take(Duration::ZERO, 1).bulk);
         });
     }
 

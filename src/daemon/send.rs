@@ -285,8 +285,14 @@ impl Actor {
             .map(|row| announced(row, row.ordered || barrier(row), promised, None))
             .collect();
         let records = self.with_parents(id, records)?;
+        let bare = lane == Lane::Forward && !self.misses_someone(id);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         peer.loading[lane as usize] = true;
+        if bare {
+            // Most of it has come from its author by now; the rest is asked for.
+            self.loaded(id, lane, records, through);
+            return Ok(());
+        }
         drop(self.workers.jobs.send(Job::Load { peer: id, lane, records, through }));
         Ok(())
     }
@@ -327,7 +333,7 @@ impl Actor {
     fn is_forward_due(&mut self, id: NodeId, head: Sequence) -> bool {
         let now_ms = self.now().monotonic_ms;
         let totals = self.index.totals();
-        let linked: Vec<_> = self.peers.keys().copied().filter(|&other| other != id).collect();
+        let misses_someone = self.misses_someone(id);
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let Some(out) = peer.out.as_mut() else { return false };
         if out.sent(Lane::Forward) >= head {
@@ -335,8 +341,6 @@ impl Actor {
             return true;
         }
         let state = peer.state.as_ref();
-        let misses_someone =
-            state.is_some_and(|state| linked.iter().any(|other| !state.links.contains(other)));
         let differs =
             state.is_none_or(|state| state.versions_fingerprint != totals.versions.to_bytes());
         if !differs {
@@ -345,6 +349,13 @@ impl Actor {
             return false;
         }
         out.forwards_now(now_ms, misses_someone)
+    }
+
+    /// Whether the peer has said that it is not linked with one we are linked with.
+    fn misses_someone(&self, id: NodeId) -> bool {
+        let state = self.peers.get(&id).and_then(|peer| peer.state.as_ref());
+        let mut others = self.peers.keys().filter(|&&other| other != id);
+        state.is_some_and(|state| others.any(|other| !state.links.contains(other)))
     }
 
     /// When sending has to be looked at again.

@@ -213,8 +213,14 @@ impl Walker {
 /// What a directory held; nothing if there was none.
 pub(super) type Listing = Option<Vec<Listed>>;
 
+/// Groups that wait are done as one: what costs is a group's three syncs, not its files.
 fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox) {
-    while let Ok(Group { requests, journal }) = queue.recv() {
+    while let Ok(Group { mut requests, journal }) = queue.recv() {
+        while requests.len() < limits::APPLY_GROUP_MAX
+            && let Ok(next) = queue.try_recv()
+        {
+            requests.extend(next.requests);
+        }
         let synced = journal.sync_data();
         let outcomes = match synced {
             Ok(()) => disk::apply_group(mount, &requests),

@@ -6,8 +6,9 @@
 use crate::model::{Lane, Sequence};
 
 /// How long records learned from a peer wait before they are passed on to another one that the
-/// peer's own announcements reach as well, in milliseconds.
-pub const FORWARD_DELAY_MS: u64 = 2000;
+/// peer's own announcements reach as well, in milliseconds. Longer than most deployments take: until
+/// one is everywhere, both ends differ although nothing is missing.
+pub const FORWARD_DELAY_MS: u64 = 10_000;
 
 /// Positions in our sequence for one peer.
 #[derive(Debug, Clone)]

@@ -95,7 +95,11 @@ pub struct Index {
 }
 
 /// Bytes the write-ahead log keeps on disk after a checkpoint.
-const WAL_BYTES_KEPT: i64 = 8 << 20;
+const WAL_BYTES_KEPT: i64 = 32 << 20;
+
+/// Pages of 4 KiB in the write-ahead log before a commit copies them into the file, which takes two
+/// syncs: pages that change again and again meanwhile are copied once.
+const WAL_PAGES_MAX: i64 = 8192;
 
 /// The smallest SQLite this is tested with: 3.51.3 fixed a bug in WAL resets.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -118,6 +122,7 @@ impl Index {
         db.pragma_update(None, "synchronous", "NORMAL").map_err(sqlite)?;
         db.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(sqlite)?;
         db.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT).map_err(sqlite)?;
+        db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_MAX).map_err(sqlite)?;
         db.pragma_update(None, "cache_size", -16_384).map_err(sqlite)?;
         let made = schema::prepare(&db, path, new)?;
         // Has SQLite make the log, which is synced by a handle of our own.

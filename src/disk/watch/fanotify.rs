@@ -30,6 +30,10 @@ const READ_BYTES: usize = 64 << 10;
 /// Bytes of `struct fanotify_event_metadata`.
 const METADATA_BYTES: usize = 24;
 
+/// How long events may gather after a read that brought nothing but our own: an apply makes
+/// several a file, and waking up for each costs more than the apply.
+const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
 /// The reader thread; dropping this ends it.
 pub(super) struct Reader {
     stop: Arc<OwnedFd>,
@@ -106,6 +110,7 @@ struct Batch {
     notes: Vec<Note>,
     events: u64,
     ignored: u64,
+    own: u64,
     root_moved: bool,
 }
 
@@ -119,12 +124,16 @@ impl Drain {
                 Ok(false) => {}
                 Err(error) => break Some(format!("cannot wait for events: {error}")),
             }
-            let drained = self.drain(&mut buffer);
-            let root_moved = match drained {
-                Ok(root_moved) => root_moved,
+            let batch = match self.drain(&mut buffer) {
+                Ok(batch) => batch,
                 Err(error) => break Some(format!("cannot read events: {error}")),
             };
-            if root_moved || checked.elapsed() >= ROOT_CHECK_EVERY {
+            if batch.own > 0 && batch.own == batch.ignored && batch.events == 0 {
+                // Told to stop meanwhile, the next wait sees it at once.
+                let mut stop = [PollFd::new(&*self.stop, PollFlags::IN)];
+                let _gathered = poll(&mut stop, Some(&GATHER));
+            }
+            if batch.root_moved || checked.elapsed() >= ROOT_CHECK_EVERY {
                 checked = Instant::now();
                 if let Err(reason) = self.check.look() {
                     break Some(reason);
@@ -150,11 +159,11 @@ impl Drain {
         }
     }
 
-    /// Reads what is there, once; true if the root may have been moved.
-    fn drain(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+    /// Reads what is there, once, and notes it.
+    fn drain(&mut self, buffer: &mut [u8]) -> io::Result<Batch> {
         let read = match rustix::io::read(&self.queue, &mut *buffer) {
             Ok(read) => read,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Batch::default()),
             Err(error) => return Err(error.into()),
         };
         let mut batch = Batch::default();
@@ -165,10 +174,11 @@ impl Drain {
         }
         self.shared.events.fetch_add(batch.events, Ordering::Relaxed);
         self.shared.ignored.fetch_add(batch.ignored, Ordering::Relaxed);
-        if !batch.notes.is_empty() {
-            self.shared.update(|state| batch.notes.into_iter().for_each(|note| note.put(state)));
+        let notes = std::mem::take(&mut batch.notes);
+        if !notes.is_empty() {
+            self.shared.update(|state| notes.into_iter().for_each(|note| note.put(state)));
         }
-        Ok(batch.root_moved)
+        Ok(batch)
     }
 
     fn take_in(&mut self, event: &Event<'_>, batch: &mut Batch) -> io::Result<()> {
@@ -179,6 +189,11 @@ impl Drain {
         }
         let before = batch.notes.len();
         let is_rename = event.mask & libc::FAN_RENAME != 0;
+        let own = event.pid == self.own_pid;
+        if own && !(is_rename && event.is_dir()) && !self.may_be_cookie(event)? {
+            (batch.ignored, batch.own) = (batch.ignored + 1, batch.own + 1);
+            return Ok(());
+        }
         let from = self.locate(event.record(OLD_NAME)?, event, batch)?;
         let to = self.locate(event.record(NEW_NAME)?, event, batch)?;
         let at = self.locate(event.record(NAME)?, event, batch)?;
@@ -186,7 +201,7 @@ impl Drain {
             self.handles.forget();
         }
         // Our own renames change where directories are, but they are not news.
-        if event.pid != self.own_pid {
+        if !own {
             // The new name first: a reader that meets it finds the content known under the old.
             to.note(HintKind::Moved, event, batch);
             from.note(HintKind::Gone, event, batch);
@@ -198,6 +213,18 @@ impl Drain {
             batch.events += 1;
         }
         Ok(())
+    }
+
+    /// Whether one of our own events may be of a cookie: by its name, since to resolve a handle
+    /// costs three system calls, and an apply makes several events for each file.
+    fn may_be_cookie(&self, event: &Event<'_>) -> io::Result<bool> {
+        for kind in [NAME, NEW_NAME] {
+            let record = event.record(kind)?;
+            if record.is_some_and(|record| self.shared.cookie_number(record.name).is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Where an event's entry is.

@@ -154,7 +154,11 @@ impl Actor {
     /// How many records can be taken in. While many are being applied, those after them wait where
     /// they are: at their sender.
     fn room(&self) -> usize {
-        if self.engine.is_full() { 0 } else { limits::APPLY_GROUP_MAX.saturating_sub(self.applying) }
+        if self.engine.is_full() {
+            0
+        } else {
+            limits::APPLY_GROUP_MAX.saturating_sub(self.applying)
+        }
     }
 
     fn start(&mut self) -> Result<(), IndexError> {

@@ -97,7 +97,8 @@ fn open(
         joining: others > 0 && !index.is_scanned()?,
         last_counter: index.last_counter(),
     };
-    let inbox: Arc<Inbox> = Arc::new(Mailbox::new(|bulk: &super::actor::Bulk| bulk.announce.records.len()));
+    let inbox: Arc<Inbox> =
+        Arc::new(Mailbox::new(|bulk: &super::actor::Bulk| bulk.announce.records.len()));
     let (workers, threads) =
         Workers::start(&place.name, &mount, &place.policy, &inbox).map_err(io("start a thread"))?;
     let watched = place.watch.map(|watch| start_watch(place, watch, &inbox)).transpose();

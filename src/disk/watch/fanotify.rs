@@ -30,8 +30,9 @@ const READ_BYTES: usize = 64 << 10;
 /// Bytes of `struct fanotify_event_metadata`.
 const METADATA_BYTES: usize = 24;
 
-/// How long events may gather after a read that brought nothing but our own: an apply makes
-/// several a file, and waking up for each costs more than the apply.
+/// How long events may gather after a read that brought nothing of interest: our own, of which an
+/// apply makes several a file, or those of a program that writes elsewhere on the file system.
+/// Waking up for each would cost more than the apply.
 const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// The reader thread; dropping this ends it.
@@ -110,7 +111,8 @@ struct Batch {
     notes: Vec<Note>,
     events: u64,
     ignored: u64,
-    own: u64,
+    /// Nothing in it was of interest.
+    is_noise: bool,
     root_moved: bool,
 }
 
@@ -128,7 +130,7 @@ impl Drain {
                 Ok(batch) => batch,
                 Err(error) => break Some(format!("cannot read events: {error}")),
             };
-            if batch.own > 0 && batch.own == batch.ignored && batch.events == 0 {
+            if batch.is_noise {
                 // Told to stop meanwhile, the next wait sees it at once.
                 let mut stop = [PollFd::new(&*self.stop, PollFlags::IN)];
                 let _gathered = poll(&mut stop, Some(&GATHER));
@@ -175,6 +177,7 @@ impl Drain {
         self.shared.events.fetch_add(batch.events, Ordering::Relaxed);
         self.shared.ignored.fetch_add(batch.ignored, Ordering::Relaxed);
         let notes = std::mem::take(&mut batch.notes);
+        batch.is_noise = notes.is_empty();
         if !notes.is_empty() {
             self.shared.update(|state| notes.into_iter().for_each(|note| note.put(state)));
         }
@@ -191,7 +194,7 @@ impl Drain {
         let is_rename = event.mask & libc::FAN_RENAME != 0;
         let own = event.pid == self.own_pid;
         if own && !(is_rename && event.is_dir()) && !self.may_be_cookie(event)? {
-            (batch.ignored, batch.own) = (batch.ignored + 1, batch.own + 1);
+            batch.ignored += 1;
             return Ok(());
         }
         let from = self.locate(event.record(OLD_NAME)?, event, batch)?;

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat,
-    getxattr, listxattr, removexattr, setxattr, utimensat,
+    fchmod, getxattr, listxattr, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -189,7 +189,15 @@ fn set_xattrs(
 }
 
 fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Refused> {
-    CHMOD.run(|| chmodat(CWD, proc_path(fd), Mode::from_raw_mode(mode), AtFlags::empty()))
+    let mode = Mode::from_raw_mode(mode);
+    // A handle that only names an inode is refused; the way through /proc costs a path look-up,
+    // which counts for staged files, all of which pass here.
+    match CHMOD.run(|| fchmod(fd, mode)) {
+        Err(e) if e.errno() == Errno::BADF => {
+            CHMOD.run(|| chmodat(CWD, proc_path(fd), mode, AtFlags::empty()))
+        }
+        other => other,
+    }
 }
 
 /// A path to the inode at `fd` for calls that take no handle of the kind that only names it.

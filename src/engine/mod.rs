@@ -29,6 +29,8 @@ pub mod reconcile;
 mod remote;
 pub mod session;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod want;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -256,13 +256,8 @@ impl Engine {
         ours: Option<&Record>,
         theirs: &Record,
     ) {
-        let below = self.slots.range(path.clone()..).skip(1);
-        let mut below = below
-            .take_while(|(other, _)| other.as_bytes().starts_with(path.as_bytes()))
-            .filter(|(other, _)| other.is_below(path))
-            .peekable();
-        let busy = below.peek().is_some();
-        if busy && !below.any(|(_, slot)| slot.keeps_directory()) {
+        let busy = self.slots_below(path).next().is_some();
+        if busy && !self.slots_below(path).any(Slot::keeps_directory) {
             self.retry_want(now, path, SOON_MS, Waits::Children);
             return;
         }
@@ -276,6 +271,12 @@ impl Engine {
         let record = Record { version, ..ours.clone() };
         self.store(now, record, None, None);
         self.finish(now, path);
+    }
+
+    fn slots_below(&self, dir: &RelPath) -> impl Iterator<Item = &Slot> {
+        let after = self.slots.range(dir.clone()..).skip_while(move |(path, _)| *path == dir);
+        let near = after.take_while(move |(path, _)| path.as_bytes().starts_with(dir.as_bytes()));
+        near.filter(move |(path, _)| path.is_below(dir)).map(|(_, slot)| slot)
     }
 
     /// Whether to wait a little before a directory is kept: what is in it may come from a new one
@@ -381,6 +382,8 @@ impl Engine {
     }
 
     fn applied_not(&mut self, now: Now, path: &RelPath, outcome: Outcome) {
+        // A file whose removal was refused, and is tried again, is one of ours.
+        let known_below = outcome == Outcome::NotEmpty && self.slots_below(path).next().is_some();
         let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
             return;
         };
@@ -406,7 +409,7 @@ impl Engine {
             }
             Outcome::NotEmpty => {
                 want.retry_ms = now.monotonic_ms + wait;
-                want.holds_unmirrored = want.waits == Waits::Listed;
+                want.holds_unmirrored = want.waits == Waits::Listed && !known_below;
                 want.waits = Waits::Listing;
                 self.list(path);
             }

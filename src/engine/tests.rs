@@ -1,0 +1,157 @@
+//! Single histories, step by step: what the simulator found only by luck, or not at all.
+
+use std::sync::Arc;
+
+use super::clock::Now;
+use super::{
+    Announced, ClassTable, Considered, Engine, Input, Outcome, Output, Policy, Seen, Setup,
+};
+use crate::model::{
+    ContentId, Entry, Found, Kind, Lane, Meta, Mtime, NodeId, Record, RelPath, Sequence, Signature,
+    Stamp, Version,
+};
+
+const PEER: NodeId = NodeId(2);
+
+/// An engine, and the records that it believes to have.
+struct Story {
+    engine: Engine,
+    now: Now,
+    records: Vec<Record>,
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::parse(text.as_bytes()).unwrap()
+}
+
+fn version(counter: u64, before: Option<&Version>) -> Version {
+    Version::edit(Stamp { counter, node: PEER }, before)
+}
+
+fn live(text: &str, kind: Kind, counter: u64) -> Record {
+    let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() };
+    let entry = Some(Entry { kind, meta });
+    Record { path: path(text), entry, version: version(counter, None) }
+}
+
+fn file(text: &str, counter: u64) -> Record {
+    let kind = Kind::File { size: 1, content: ContentId::of(b"x"), sparse: false, group: None };
+    live(text, kind, counter)
+}
+
+impl Story {
+    fn new(records: Vec<Record>) -> Self {
+        let setup = Setup {
+            node: NodeId(1),
+            policy: Arc::new(Policy::new(Vec::new(), ClassTable::default()).unwrap()),
+            keeps_owners: true,
+            joining: false,
+            last_counter: 0,
+        };
+        let now = Now { monotonic_ms: 0, wall_ns: 0 };
+        let mut story = Self { engine: Engine::new(setup), now, records };
+        story.tell(Input::PeerUp { peer: PEER, cursors: Vec::new(), anew: true });
+        story
+    }
+
+    fn ours(&self, at: &RelPath) -> Option<Record> {
+        self.records.iter().find(|record| record.path == *at).cloned()
+    }
+
+    /// Tells the engine what happened, answers what it asks of the index, and gives the rest of
+    /// what follows, as "apply d" or "list d".
+    fn tell(&mut self, input: Input) -> Vec<String> {
+        self.engine.handle(self.now, input);
+        let mut said = Vec::new();
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Apply { record, .. } => said.push(format!("apply {}", record.path)),
+                Output::Consider { path, children_max } => {
+                    let live = self.records.iter().filter(|r| r.is_live());
+                    let children = live.filter(|r| r.path.is_below(&path)).count();
+                    let children = children.min(children_max);
+                    let ours = self.ours(&path);
+                    let considered = Considered { path, ours, parent_live: true, children };
+                    self.engine.handle(self.now, Input::Considered(Box::new(considered)));
+                }
+                Output::List(dir) => said.push(format!("list {dir}")),
+                Output::Read { path, .. } => said.push(format!("read {path}")),
+                Output::Store { record, .. } => {
+                    let what = if record.is_live() { "keep" } else { "remove" };
+                    said.push(format!("{what} {}", record.path));
+                    self.records.retain(|known| known.path != record.path);
+                    self.records.push(record);
+                }
+                _ => {}
+            }
+        }
+        said
+    }
+
+    /// A peer removed the path.
+    fn removed(&mut self, text: &str, sequence: u64, after: Option<u64>) -> Vec<String> {
+        let ours = self.ours(&path(text));
+        let version = version(100 + sequence, ours.as_ref().map(|ours| &ours.version));
+        self.tell(Input::Announced(Box::new(Announced {
+            peer: PEER,
+            lane: Lane::Normal,
+            sequence: Sequence(sequence),
+            after: after.map(Sequence),
+            theirs: Record { path: path(text), entry: None, version },
+            content: false,
+            ours,
+        })))
+    }
+
+    fn applied(&mut self, text: &str, outcome: Outcome) -> Vec<String> {
+        self.tell(Input::Applied { path: path(text), outcome })
+    }
+
+    /// The file is as our record says, but for its signature.
+    fn seen_same(&mut self, text: &str) -> Vec<String> {
+        let ours = self.ours(&path(text)).unwrap();
+        let mtime = Mtime::default();
+        let signature =
+            Signature { inode: 1, size: 1, mode: 0, mtime, ctime: mtime, links: 1, racy: false };
+        let entry = ours.entry.clone().unwrap();
+        let found = Found::Entry { signature, entry, content: None };
+        self.tell(Input::Seen(Box::new(Seen {
+            path: path(text),
+            found,
+            ours: Some(ours),
+            parent_live: true,
+            has_children: false,
+            group: None,
+        })))
+    }
+
+    fn pass(&mut self, ms: u64) -> Vec<String> {
+        self.now.monotonic_ms += ms;
+        self.tell(Input::Tick)
+    }
+}
+
+#[test]
+fn a_file_whose_removal_was_refused_does_not_keep_its_directory() {
+    // A further name of a file that goes changes its other names; the first tries are refused.
+    let mut story = Story::new(vec![live("d", Kind::Dir, 1), file("d/f", 2)]);
+    for lane in Lane::ALL {
+        story.tell(Input::Progress { peer: PEER, lane, sequence: Sequence(9) });
+    }
+    assert_eq!(["apply d/f"], *story.removed("d/f", 10, None));
+    for lane in Lane::ALL {
+        story.tell(Input::Progress { peer: PEER, lane, sequence: Sequence(11) });
+    }
+    assert_eq!(["apply d"], *story.removed("d", 11, Some(11)));
+    assert_eq!(["read d/f"], *story.applied("d/f", Outcome::Changed));
+    assert_eq!(["list d"], *story.applied("d", Outcome::NotEmpty));
+    assert_eq!(["apply d/f"], *story.seen_same("d/f"));
+    assert_eq!(["apply d"], *story.tell(Input::Listed(path("d"))));
+    assert_eq!(["read d/f"], *story.applied("d/f", Outcome::Changed));
+    assert_eq!(["list d"], *story.applied("d", Outcome::NotEmpty));
+    assert_eq!(["apply d/f"], *story.seen_same("d/f"));
+    assert_eq!(["remove d/f"], *story.applied("d/f", Outcome::Done(None)));
+    assert_eq!(["apply d"], *story.tell(Input::Listed(path("d"))));
+    assert_eq!(["remove d"], *story.applied("d", Outcome::Done(None)));
+    assert!(story.pass(5000).is_empty());
+}

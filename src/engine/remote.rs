@@ -17,6 +17,10 @@ use crate::model::{Entry, Lane, NodeId, Record, RelPath, Sequence, Version};
 const OPEN_MS: u64 = 500;
 const OPEN_MAX: u32 = 20;
 
+/// How long a file that changes again and again between a look and its apply is left alone at
+/// most. Nothing failed: removing one name of a file, for one, changes all its other names.
+const CHANGED_MS: u64 = 1000;
+
 /// How long a directory with children that its remover had not seen goes neither way.
 const KEEP_MS: u64 = 1000;
 
@@ -397,7 +401,7 @@ impl Engine {
                 self.look_again(now, path, OPEN_MS);
             }
             Outcome::Changed => {
-                let patience = if want.attempts > 3 { wait } else { 0 };
+                let patience = if want.attempts > 3 { wait.min(CHANGED_MS) } else { 0 };
                 want.retry_ms = now.monotonic_ms + patience;
                 self.look_again(now, path, 0);
             }

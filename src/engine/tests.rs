@@ -155,3 +155,15 @@ fn a_file_whose_removal_was_refused_does_not_keep_its_directory() {
     assert_eq!(["remove d"], *story.applied("d", Outcome::Done(None)));
     assert!(story.pass(5000).is_empty());
 }
+
+#[test]
+fn a_file_that_keeps_changing_is_tried_again_every_second() {
+    let mut story = Story::new(vec![file("f", 1)]);
+    assert_eq!(["apply f"], *story.removed("f", 1, None));
+    for _ in 0..20 {
+        assert_eq!(["read f"], *story.applied("f", Outcome::Changed));
+        let at_once = story.seen_same("f");
+        let after_a_second = if at_once.is_empty() { story.pass(1000) } else { at_once };
+        assert_eq!(["apply f"], *after_a_second);
+    }
+}

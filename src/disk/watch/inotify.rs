@@ -5,6 +5,8 @@
 //! before it is watched, and loses the watch of one that is renamed at the wrong moment. So each
 //! directory is watched singly, by the keeper thread, and what was told from a new directory on is
 //! held back until its watches stand. Does not see who made a change: our own are reported too.
+//! What is deeper than the kernel takes paths cannot be watched: it is told to have changed now and
+//! then, and before each cookie.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
@@ -16,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{Config, ErrorKind, Event, EventKind, INotifyWatcher, RecursiveMode, Watcher as _};
@@ -28,6 +30,9 @@ use crate::model::RelPath;
 
 /// How long the crate's own thread may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often directories that cannot be watched are told, to be listed.
+const DEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The keeper thread, which owns `notify`'s; dropping this ends both.
 pub(super) struct Reader {
@@ -108,6 +113,14 @@ impl Common {
         (!hidden).then_some(path)
     }
 
+    /// Has the directories listed that cannot be watched.
+    fn note_deep(&self) {
+        for path in self.tree().deep() {
+            let hint = Hint { path, kind: HintKind::Moved, is_dir: true };
+            self.shared.update(|state| state.pending.note(hint));
+        }
+    }
+
     fn absolute(&self, path: &RelPath) -> PathBuf {
         self.root.join(std::ffi::OsStr::from_bytes(path.as_bytes()))
     }
@@ -170,7 +183,8 @@ impl Handler {
             // `notify` does not say what was moved.
             Change::Arrived => {
                 let found = std::fs::symlink_metadata(path);
-                (HintKind::Moved, found.is_ok_and(|found| found.is_dir()))
+                let too_long = |error: io::Error| error.kind() == io::ErrorKind::InvalidFilename;
+                (HintKind::Moved, found.map_or_else(too_long, |found| found.is_dir()))
             }
             Change::Left { is_dir } => (HintKind::Gone, *is_dir || was_watched),
         };
@@ -190,6 +204,7 @@ impl Handler {
         if let Change::Told(HintKind::Created) | Change::Arrived = change
             && let Some(number) = self.common.shared.cookie_number(name)
         {
+            self.common.note_deep();
             self.common.shared.update(|state| state.cookie_seen(number));
         }
     }
@@ -241,7 +256,12 @@ enum Stop {
 
 impl Keeper {
     fn run(mut self, poked: &Receiver<()>) {
+        let mut told_deep = Instant::now();
         let lost = loop {
+            if told_deep.elapsed() >= DEEP_EVERY {
+                self.common.note_deep();
+                told_deep = Instant::now();
+            }
             match poked.recv_timeout(ROOT_CHECK_EVERY) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => {
@@ -310,10 +330,16 @@ impl Keeper {
                 continue;
             }
             let path = self.common.absolute(&rel);
-            let Ok(found) = std::fs::symlink_metadata(&path) else { continue };
-            if !found.is_dir() {
-                continue;
-            }
+            let found = match std::fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => found,
+                Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                    if self.check.has_dir(&rel) {
+                        self.common.tree().add_deep(rel);
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
             if !self.watch(&path)? {
                 self.common.tree().refuse(rel);
                 continue;

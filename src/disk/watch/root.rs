@@ -10,6 +10,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::disk::walk;
+use crate::model::RelPath;
+
 /// The root as it was at the start.
 pub(super) struct RootCheck {
     path: PathBuf,
@@ -22,6 +25,11 @@ impl RootCheck {
         let path = std::path::absolute(path)?;
         let root = File::open(&path)?;
         Ok(Self { path, root })
+    }
+
+    /// Whether there is a directory at a path below the root, however long the path is.
+    pub(super) fn has_dir(&self, path: &RelPath) -> bool {
+        walk::open_dir(&self.root, path.as_bytes()).is_ok()
     }
 
     /// Looks.

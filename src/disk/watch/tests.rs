@@ -317,17 +317,43 @@ fn a_path_too_long_for_the_kernel_to_name_is_covered_by_what_is_above() {
     let script =
         format!("i=0; while [ $i -lt 20 ]; do mkdir {name}; cd -P {name}; i=$((i+1)); done");
     on_each_backend(|wanted| {
-        // With inotify a directory is watched by its path: a scan has to find what is deeper.
-        if wanted == Wanted::Inotify {
-            return;
-        }
         let watched = Watched::start(wanted, &script);
         shell(&watched.root(), &format!("{}echo x > f", format!("cd -P {name}; ").repeat(20)));
         let events = watched.synced();
         let deep = RelPath::parse(&[&format!("{name}/").repeat(20), "f"].concat().into_bytes());
-        let [WatchEvent::Overflow { below }] = &events[..] else { panic!("{events:?}") };
-        assert!(deep.unwrap().is_below(below) && below.as_bytes().len() > 3000, "{below}");
+        let deep = deep.unwrap();
+        assert!(covers(&events, &deep), "{events:?}");
+        let above = |below: &RelPath| deep.is_below(below) && below.as_bytes().len() > 3000;
+        for event in &events {
+            match event {
+                WatchEvent::Overflow { below } => assert!(above(below), "{below}"),
+                WatchEvent::Hints(hints) => assert!(hints.iter().all(|h| above(&h.path))),
+                WatchEvent::Lost { reason } => panic!("{reason}"),
+            }
+        }
     });
+}
+
+#[test]
+fn what_is_too_deep_to_be_watched_is_told_at_each_sync_until_it_is_gone() {
+    let name = "n".repeat(250);
+    let script =
+        format!("i=0; while [ $i -lt 20 ]; do mkdir {name}; cd -P {name}; i=$((i+1)); done");
+    let watched = Watched::start(Wanted::Inotify, "mkdir sub");
+    assert!(watched.synced().is_empty());
+    shell(&watched.root(), &format!("cd sub; {script}"));
+    watched.synced();
+    let told = hints(&watched.synced());
+    let [deep] = &told[..] else { panic!("{told:?}") };
+    assert!(deep.is_dir && deep.kind == HintKind::Moved && deep.path.as_bytes().len() > 3000);
+    shell(&watched.root(), "mv sub moved");
+    watched.synced();
+    let told = hints(&watched.synced());
+    let [moved] = &told[..] else { panic!("{told:?}") };
+    assert!(moved.path.is_below(&path("moved")), "{}", moved.path);
+    shell(&watched.root(), "rm -r moved");
+    watched.synced();
+    assert_eq!(Vec::<Hint>::new(), hints(&watched.synced()));
 }
 
 #[test]

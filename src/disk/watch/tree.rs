@@ -21,6 +21,9 @@ pub(super) struct Tree {
     by_inode: HashMap<Inode, RelPath>,
     /// Directories that could not be watched and may be, once their mode is changed.
     refused: BTreeSet<RelPath>,
+    /// Directories whose path is longer than the kernel takes, the highest of each subtree: they
+    /// cannot be watched, and are listed instead.
+    deep: BTreeSet<RelPath>,
     /// What the keeper has to do.
     pub(super) looks: Looks,
     /// Whether the watcher is being dropped.
@@ -62,10 +65,22 @@ impl Tree {
         }
     }
 
+    pub(super) fn add_deep(&mut self, path: RelPath) {
+        if self.deep.len() < LOOKS_MAX {
+            self.deep.insert(path);
+        }
+    }
+
+    /// What has to be listed now and then, since it cannot be watched.
+    pub(super) fn deep(&self) -> Vec<RelPath> {
+        self.deep.iter().cloned().collect()
+    }
+
     /// Forgets a path and all below it. Returns the other paths at which directories forgotten
     /// here were watched as well: their watch may be gone.
     pub(super) fn forget(&mut self, top: &RelPath) -> Vec<RelPath> {
         self.refused.retain(|path| path != top && !path.is_below(top));
+        self.deep.retain(|path| path != top && !path.is_below(top));
         let mut gone: Vec<Box<[u8]>> = Vec::new();
         if top.is_root() {
             gone.extend(self.watched.keys().cloned());

@@ -119,7 +119,11 @@ impl Actor {
         let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
         self.index.begin()?;
         let wall_ns = self.now().wall_ns;
-        let row = self.index.store(record, signature, lane, from, wall_ns)?;
+        let (row, was) = self.index.store(record, signature, lane, from, wall_ns)?;
+        if let Some((lane, old)) = was {
+            let outs = self.peers.values_mut().filter_map(|peer| peer.out.as_mut());
+            outs.for_each(|out| out.moved(lane, old, row.sequence));
+        }
         if !matches!(&record.entry, Some(Entry { kind: Kind::File { .. }, .. })) {
             self.turn.live_dirs.clear();
         }

@@ -142,6 +142,7 @@ impl Actor {
         peer.out = Some(out);
         let done = if anew { Vec::new() } else { known.done };
         self.input(Input::PeerUp { peer: id, cursors: done, anew })?;
+        self.input(Input::Moved { peer: id, sequence: hello.head })?;
         self.tell_state(true);
         Ok(())
     }
@@ -166,6 +167,7 @@ impl Actor {
         if !greeted {
             return Ok(());
         }
+        self.input(Input::Moved { peer, sequence: announce.moved })?;
         for announced in announce.records {
             let Announced { sequence, record, after, content } = announced;
             let ours = self.index.row(&record.path)?.map(|row| row.record);
@@ -263,7 +265,8 @@ impl Actor {
         }
         if out.sent(lane) >= head {
             if let Some(progress) = out.owed_progress(lane) {
-                let announce = Announce { records: Vec::new(), progress };
+                let moved = out.waits_for();
+                let announce = Announce { records: Vec::new(), progress, moved };
                 if peer.lanes[lane as usize].try_send(announce).is_ok() {
                     out.advance(lane, progress);
                 }
@@ -373,9 +376,12 @@ impl Actor {
         &mut self,
         id: NodeId,
         lane: Lane,
-        records: Vec<Announced>,
+        mut records: Vec<Announced>,
         through: Sequence,
     ) {
+        // What moved since the rows were read is where it is by now.
+        let head = self.index.head();
+        records.iter_mut().filter_map(|one| one.after.as_mut()).for_each(|after| *after = head);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A link that is new since then has not asked for this; it is sent again.
         if !std::mem::take(&mut peer.loading[lane as usize]) {
@@ -464,7 +470,7 @@ fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announce
         );
         let (message, later) = rest.split_at(count);
         let Some(progress) = message.iter().map(|one| one.sequence).max() else { return true };
-        let announce = Announce { records: message.to_vec(), progress };
+        let announce = Announce { records: message.to_vec(), progress, moved: out.waits_for() };
         match lane.try_send(announce) {
             Ok(()) => {}
             Err(LaneError::Full(_) | LaneError::Closed) => return false,

@@ -28,6 +28,8 @@ pub(super) struct Incoming {
     ordered: BTreeSet<Sequence>,
     /// Ordered wants whose turn has not come, by what they wait for, then by their own sequence.
     held: BTreeMap<(Sequence, Sequence), RelPath>,
+    /// Up to where they wait at least: what they waited for has moved behind their own positions.
+    moved: Sequence,
 }
 
 impl Incoming {
@@ -47,6 +49,11 @@ impl Incoming {
         let first = Sequence(received.0 + 1).min(sequence);
         *received = (*received).max(sequence);
         first
+    }
+
+    /// Ordered records wait for everything up to here from now on, whatever they said themselves.
+    pub(super) fn wait_for(&mut self, sequence: Sequence) {
+        self.moved = self.moved.max(sequence);
     }
 
     /// Up to where each lane has arrived.
@@ -95,6 +102,7 @@ impl Incoming {
     /// path has of this peer: it does not wait for itself.
     pub(super) fn is_released(&self, source: &Source, how: Strictness, own: &[Sequence]) -> bool {
         let Some(after) = source.after else { return true };
+        let after = after.max(self.moved);
         let arrived = self.received.iter().all(|&received| received >= after);
         let done = || {
             let plain = self.plain.iter().find(|(_, sequence)| !own.contains(sequence));
@@ -113,6 +121,9 @@ impl Incoming {
     /// The held paths for which everything has arrived, in order.
     pub(super) fn arrived(&self) -> Vec<RelPath> {
         let until = self.received.iter().min().copied().unwrap_or_default();
+        if until < self.moved {
+            return Vec::new();
+        }
         let arrived = self.held.range(..=(until, Sequence(u64::MAX)));
         arrived.map(|(_, path)| path.clone()).collect()
     }

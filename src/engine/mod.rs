@@ -76,6 +76,15 @@ pub enum Input {
         /// The last sequence that was sent or skipped.
         sequence: Sequence,
     },
+    /// net: the peer's ordered records wait for everything up to here from now on: what some of
+    /// them waited for was changed again before it was sent, and comes later. So it may have been
+    /// while the peer was not linked: then this is its last sequence.
+    Moved {
+        /// Who announces.
+        peer: NodeId,
+        /// Where what has moved is now, or before that.
+        sequence: Sequence,
+    },
     /// index: what there is at and around a wanted path. Answers [`Output::Consider`].
     Considered(Box<Considered>),
     /// net: the wanted content is staged, or why not. Answers [`Output::Fetch`].
@@ -374,6 +383,7 @@ impl Engine {
             Input::Listed(dir) => self.listed(now, &dir),
             Input::Announced(announced) => self.announced(now, *announced),
             Input::Progress { peer, lane, sequence } => self.progress(now, peer, lane, sequence),
+            Input::Moved { peer, sequence } => self.moved(peer, sequence),
             Input::Considered(considered) => self.considered(now, *considered),
             Input::Fetched { path, content, result } => self.fetched(now, &path, content, result),
             Input::Applied { path, outcome } => self.applied(now, &path, outcome),

@@ -50,6 +50,10 @@ impl Engine {
         }
     }
 
+    pub(super) fn moved(&mut self, peer: NodeId, sequence: Sequence) {
+        self.peers.entry(peer).or_default().wait_for(sequence);
+    }
+
     pub(super) fn progress(&mut self, now: Now, peer: NodeId, lane: Lane, sequence: Sequence) {
         if let Some(incoming) = self.peers.get_mut(&peer) {
             let _first = incoming.receive(lane, sequence);

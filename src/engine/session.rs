@@ -21,6 +21,8 @@ pub struct Outgoing {
     promised: Sequence,
     /// Up to where an ordered record of this session waits for every lane.
     awaited: Sequence,
+    /// Up to where ordered records that were sent before have to wait as well.
+    moved: Sequence,
     forward_since_ms: Option<u64>,
 }
 
@@ -39,6 +41,7 @@ impl Outgoing {
             told: at,
             promised: head,
             awaited: Sequence(0),
+            moved: Sequence(0),
             forward_since_ms: None,
         }
     }
@@ -80,6 +83,26 @@ impl Outgoing {
         self.awaited = self.awaited.max(head);
     }
 
+    /// A row has moved in our sequence. If the peer was not sent it where it was, ordered records
+    /// that it holds wait for what is not to come there any more: they have to wait for where it is
+    /// now. Every message says so, and so does the first one to pass the row's old place.
+    pub fn moved(&mut self, lane: Lane, old: Sequence, new: Sequence) {
+        if old <= self.sent[lane as usize] || old > self.promised {
+            return;
+        }
+        self.moved = self.moved.max(new);
+        self.promised = self.promised.max(new);
+        if old <= self.awaited {
+            self.awaited = self.awaited.max(new);
+        }
+    }
+
+    /// Up to where the ordered records that the peer was sent so far have to wait at least.
+    #[must_use]
+    pub fn waits_for(&self) -> Sequence {
+        self.moved
+    }
+
     /// The position that a lane with nothing left to send has to be told, if any.
     #[must_use]
     pub fn owed_progress(&self, lane: Lane) -> Option<Sequence> {
@@ -118,6 +141,18 @@ mod tests {
         assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Urgent));
         out.advance(Lane::Urgent, Sequence(9));
         assert_eq!(None, out.owed_progress(Lane::Urgent));
+    }
+
+    #[test]
+    fn an_ordered_record_waits_for_what_moved_before_it_was_sent() {
+        let mut out = Outgoing::starting_at(&[(Lane::Normal, Sequence(5))], Sequence(5));
+        out.promise(Sequence(9));
+        out.moved(Lane::Normal, Sequence(4), Sequence(10));
+        assert_eq!(Sequence(0), out.waits_for(), "it was sent");
+        out.moved(Lane::Normal, Sequence(7), Sequence(11));
+        out.moved(Lane::Normal, Sequence(12), Sequence(13));
+        assert_eq!(Sequence(11), out.waits_for());
+        assert_eq!(Some(Sequence(11)), out.owed_progress(Lane::Urgent));
     }
 
     #[test]

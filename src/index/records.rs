@@ -59,8 +59,8 @@ impl Index {
         Ok(path.is_root() || self.row(path)?.is_some_and(|row| row.record.is_dir()))
     }
 
-    /// Stores a record with a new sequence, in the open transaction, and gives the row that was
-    /// there before.
+    /// Stores a record with a new sequence, in the open transaction. Gives its row, and where that of
+    /// the path was before.
     ///
     /// `wall_ns` keeps sequences growing although an index that was not synced lost its last ones.
     ///
@@ -73,8 +73,9 @@ impl Index {
         lane: Lane,
         via: Option<NodeId>,
         wall_ns: u64,
-    ) -> Result<Row, IndexError> {
+    ) -> Result<(Row, Option<(Lane, Sequence)>), IndexError> {
         let before = self.row(&record.path)?;
+        let was = before.as_ref().map(|row| (row.lane, row.sequence));
         let was_dir = before.as_ref().is_some_and(|row| row.record.is_dir());
         let ordered_by_kind = was_dir && !record.is_dir();
         self.account(before.as_ref().map(|row| &row.record), record);
@@ -95,7 +96,7 @@ impl Index {
             ordered: ordered_by_kind || still,
         };
         self.insert(&row)?;
-        Ok(row)
+        Ok((row, was))
     }
 
     fn insert(&mut self, row: &Row) -> Result<(), IndexError> {

@@ -201,8 +201,12 @@ fn encode(announce: Announce) -> Result<Vec<Vec<u8>>, frame::FrameError> {
         }
         let second = announce.records.split_off(announce.records.len() / 2);
         // Only the last part may say that everything was sent.
-        rest.push(Announce { records: second, progress: announce.progress });
-        rest.push(Announce { records: announce.records, progress: Sequence(0) });
+        rest.push(Announce { records: second, ..announce });
+        rest.push(Announce {
+            records: announce.records,
+            progress: Sequence(0),
+            moved: announce.moved,
+        });
     }
     Ok(frames)
 }
@@ -268,7 +272,11 @@ mod tests {
             after: None,
             content: None,
         };
-        Announce { records: (0..records).map(announced).collect(), progress: Sequence(9999) }
+        Announce {
+            records: (0..records).map(announced).collect(),
+            progress: Sequence(9999),
+            moved: Sequence(0),
+        }
     }
 
     #[test]

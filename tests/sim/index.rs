@@ -75,6 +75,7 @@ impl Index {
         rows.filter(move |row| row.record.is_live() && row.record.path.is_below(dir))
     }
 
+    /// Says where the row was.
     pub fn store(
         &mut self,
         policy: &Policy,
@@ -82,7 +83,7 @@ impl Index {
         signature: Option<Signature>,
         from: Option<NodeId>,
         wall_ns: u64,
-    ) {
+    ) -> Option<(Lane, Sequence)> {
         let path = record.path.clone();
         let class = policy.class(&path);
         let old = self.rows.get(&path);
@@ -94,8 +95,10 @@ impl Index {
         let stamps = record.version.stamp.counter.max(record.version.touched.counter);
         self.reserved = self.reserved.max(stamps);
         let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
+        let was = old.map(|old| (old.lane, old.sequence));
         let row = Row { record, signature, sequence: self.head, lane, from, ordered };
         self.set_row(path, Some(row), true);
+        was
     }
 
     pub fn refresh(&mut self, path: &RelPath, signature: Signature) {

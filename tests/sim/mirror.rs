@@ -221,8 +221,12 @@ impl World {
                 Output::Store { record, signature, from } => {
                     self.check_store(at, &record, from);
                     let (policy, wall_ns) = (self.policy.clone(), now.wall_ns);
-                    let index = &mut self.nodes[at].index;
-                    index.store(&policy, record, signature, from, wall_ns);
+                    let node = &mut self.nodes[at];
+                    let was = node.index.store(&policy, record, signature, from, wall_ns);
+                    if let Some((lane, old)) = was {
+                        let new = node.index.head;
+                        node.out.values_mut().for_each(|out| out.moved(lane, old, new));
+                    }
                 }
                 Output::Refresh { path, signature } => {
                     self.nodes[at].index.refresh(&path, signature);

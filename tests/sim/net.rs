@@ -27,6 +27,13 @@ pub enum Message {
     Progress(Lane, Sequence),
 }
 
+/// A message, and up to where ordered records wait that were sent before it.
+#[derive(Debug)]
+pub struct Parcel {
+    message: Message,
+    moved: Sequence,
+}
+
 impl World {
     pub fn link(&self, a: usize, b: usize) -> &Link {
         &self.links[&(a.min(b), a.max(b))]
@@ -76,7 +83,10 @@ impl World {
         let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
         self.nodes[from].out.insert(to, out);
         self.nodes[to].heard.insert(from, incarnation);
-        self.feed(to, vec![Feed::Plain(Input::PeerUp { peer: id, cursors, anew })]);
+        let up = Input::PeerUp { peer: id, cursors, anew };
+        let head = self.nodes[from].index.head;
+        let moved = Input::Moved { peer: id, sequence: head };
+        self.feed(to, vec![Feed::Plain(up), Feed::Plain(moved)]);
     }
 
     pub fn disconnect(&mut self, a: usize, b: usize) {
@@ -132,7 +142,7 @@ impl World {
             let records = batch.into_iter().map(|(s, _, p)| self.announcement(from, s, &p, out));
             let records = records.collect();
             out.advance(lane, last);
-            self.send(from, to, lane, Message::Records(lane, records));
+            self.send(from, to, Message::Records(lane, records), out.waits_for());
             return;
         }
         if let Some(&(last, ..)) = rows.last() {
@@ -143,7 +153,7 @@ impl World {
         }
         if let Some(sequence) = out.owed_progress(lane) {
             out.advance(lane, sequence);
-            self.send(from, to, lane, Message::Progress(lane, sequence));
+            self.send(from, to, Message::Progress(lane, sequence), out.waits_for());
         }
     }
 
@@ -199,16 +209,19 @@ impl World {
         Announcement { peer: node.id, lane: row.lane, sequence, after, record, content }
     }
 
-    fn send(&mut self, from: usize, to: usize, lane: Lane, message: Message) {
+    fn send(&mut self, from: usize, to: usize, message: Message, moved: Sequence) {
+        let (Message::Records(lane, _) | Message::Progress(lane, _)) = message;
         let slow = self.rng.chance(self.profile.slow_percent);
         let wait = if slow { self.rng.below(5 * SECOND) } else { self.rng.range(1, 15) * MS };
         let link = self.link_mut(from, to);
         link.flying[usize::from(from > to)][lane as usize] = true;
         let epoch = link.epoch;
-        self.schedule(wait, Event::Deliver { from, to, epoch, message });
+        let parcel = Parcel { message, moved };
+        self.schedule(wait, Event::Deliver { from, to, epoch, parcel });
     }
 
-    pub fn deliver(&mut self, from: usize, to: usize, epoch: u64, message: Message) {
+    pub fn deliver(&mut self, from: usize, to: usize, epoch: u64, parcel: Parcel) {
+        let Parcel { message, moved } = parcel;
         let link = self.link_mut(from, to);
         if link.epoch != epoch || !link.up {
             return;
@@ -216,10 +229,13 @@ impl World {
         let (Message::Records(lane, _) | Message::Progress(lane, _)) = message;
         link.flying[usize::from(from > to)][lane as usize] = false;
         let peer = self.nodes[from].id;
-        let feeds = match message {
-            Message::Records(_, records) => self.take_in(to, records),
-            Message::Progress(lane, sequence) => vec![Feed::Progress { peer, lane, sequence }],
-        };
+        let mut feeds = vec![Feed::Plain(Input::Moved { peer, sequence: moved })];
+        match message {
+            Message::Records(_, records) => feeds.extend(self.take_in(to, records)),
+            Message::Progress(lane, sequence) => {
+                feeds.push(Feed::Progress { peer, lane, sequence });
+            }
+        }
         self.feed(to, feeds);
         self.pump(from, to);
     }

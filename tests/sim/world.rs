@@ -13,7 +13,7 @@ use crate::faults::Fault;
 use crate::index::Index;
 use crate::ledger::Ledger;
 use crate::mirror::{Feed, Job, Task};
-use crate::net::{Link, Message};
+use crate::net::{Link, Parcel};
 use crate::ops::Writer;
 use crate::profile::Profile;
 use crate::rng::Rng;
@@ -72,7 +72,7 @@ pub enum Event {
         from: usize,
         to: usize,
         epoch: u64,
-        message: Message,
+        parcel: Parcel,
     },
     Pump {
         from: usize,
@@ -281,7 +281,7 @@ impl World {
                 self.nodes[node].tick_at = None;
                 self.feed(node, vec![Feed::Tick]);
             }
-            Event::Deliver { from, to, epoch, message } => self.deliver(from, to, epoch, message),
+            Event::Deliver { from, to, epoch, parcel } => self.deliver(from, to, epoch, parcel),
             Event::Pump { from, to, epoch } if self.link(from, to).epoch == epoch => {
                 self.pump(from, to);
             }

@@ -298,5 +298,5 @@ async fn linked(a: &mut Node, b: &mut Node) -> (LinkHandle, LinkHandle) {
 }
 
 fn announce_of(records: Vec<Announced>, progress: u64) -> Announce {
-    Announce { records, progress: Sequence(progress) }
+    Announce { records, progress: Sequence(progress), moved: Sequence(0) }
 }

@@ -24,6 +24,9 @@ pub struct Announce {
     pub records: Vec<Announced>,
     /// Everything of this lane up to here was sent. Zero says nothing.
     pub progress: Sequence,
+    /// Ordered records that were sent before wait for everything up to here at least. Zero says
+    /// nothing.
+    pub moved: Sequence,
 }
 
 /// One record, as it is announced.
@@ -67,6 +70,8 @@ struct AnnounceBytes {
     records: Vec<Vec<u8>>,
     #[prost(uint64, tag = "2")]
     progress: u64,
+    #[prost(uint64, tag = "3")]
+    moved: u64,
 }
 
 const RECORDS_TAG: u32 = 1;
@@ -120,7 +125,8 @@ impl Announce {
             .encode_to_vec()
         };
         let records = self.records.iter().map(record).collect();
-        AnnounceBytes { records, progress: self.progress.0 }.encode_to_vec()
+        let (progress, moved) = (self.progress.0, self.moved.0);
+        AnnounceBytes { records, progress, moved }.encode_to_vec()
     }
 
     /// The message in `bytes`.
@@ -129,9 +135,9 @@ impl Announce {
     /// [`WireError`], for what no release can have sent.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         check_lengths(bytes)?;
-        let AnnounceBytes { records, progress } = AnnounceBytes::decode(bytes)?;
+        let AnnounceBytes { records, progress, moved } = AnnounceBytes::decode(bytes)?;
         let records = records.iter().map(|r| Announced::decode(r)).collect::<Result<_, _>>()?;
-        Ok(Self { records, progress: Sequence(progress) })
+        Ok(Self { records, progress: Sequence(progress), moved: Sequence(moved) })
     }
 }
 

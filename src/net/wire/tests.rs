@@ -111,19 +111,24 @@ fn requests() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn only_progress(progress: u64) -> Announce {
+    Announce { records: Vec::new(), progress: Sequence(progress), moved: Sequence(0) }
+}
+
 proptest! {
     #[test]
     fn a_decoded_message_is_the_encoded_one(
         control in controls(),
         records in prop::collection::vec(announced(), 0..5),
-        progress in any::<u64>(),
+        (progress, moved) in (any::<u64>(), any::<u64>()),
         request in requests(),
         lane in lanes(),
         reply in (any::<bool>(), any::<u64>()),
         rpc in (prop::option::of("[a-z ]{0,20}"), any::<Vec<u8>>(), any::<bool>()),
     ) {
         prop_assert_eq!(ControlMessage::decode(&control.encode()).unwrap(), Some(control));
-        let announce = Announce { records, progress: Sequence(progress) };
+        let (progress, moved) = (Sequence(progress), Sequence(moved));
+        let announce = Announce { records, progress, moved };
         prop_assert_eq!(&announce, &Announce::decode(&announce.encode()).unwrap());
         prop_assert_eq!(Request::decode(&request.encode()).unwrap(), Some(request));
         let head = LaneHead { mount: "pub/media".to_owned(), lane };
@@ -182,7 +187,7 @@ proptest! {
         let index = at.index(bytes.len());
         bytes[index] = byte;
         drop(ControlMessage::decode(&bytes));
-        let mut bytes = Announce { records, progress: Sequence(1) }.encode();
+        let mut bytes = Announce { records, ..only_progress(1) }.encode();
         let index = at.index(bytes.len());
         bytes[index] = byte;
         drop(Announce::decode(&bytes));
@@ -207,7 +212,7 @@ fn messages_of_later_releases_are_skipped() {
     assert_eq!(None, Request::decode(&unknown).unwrap());
     assert_eq!(None, LaneHead::decode(&unknown).unwrap());
     assert!(EnrolReply::decode(&unknown).is_err());
-    let mut announce = Announce { records: Vec::new(), progress: Sequence(7) }.encode();
+    let mut announce = only_progress(7).encode();
     announce.extend(unknown);
     assert_eq!(Sequence(7), Announce::decode(&announce).unwrap().progress);
 }
@@ -232,7 +237,7 @@ fn content_that_is_not_as_long_as_its_record_says_is_neither_sent_nor_taken() {
     let announce = |content: &[u8]| {
         let (sequence, record) = (Sequence(1), record.clone());
         let announced = Announced { sequence, record, after: None, content: Some(content.into()) };
-        Announce { records: vec![announced], progress: Sequence(1) }.encode()
+        Announce { records: vec![announced], ..only_progress(1) }.encode()
     };
     let content = |bytes: &[u8]| Announce::decode(bytes).unwrap().records[0].content.clone();
     assert_eq!(None, content(&announce(b"abcd")));
@@ -294,7 +299,7 @@ fn messages_have_the_documented_bytes() {
     check_bytes("32020801", &ControlMessage::Bye(1).encode());
     let head = LaneHead { mount: "var".to_owned(), lane: Lane::Forward };
     check_bytes("0a070a037661721004", &head.encode());
-    check_bytes("1007", &Announce { records: Vec::new(), progress: Sequence(7) }.encode());
+    check_bytes("1007", &only_progress(7).encode());
     let request = FetchRequest {
         mount: "v".to_owned(),
         path: RelPath::parse(b"a").unwrap(),

@@ -45,7 +45,10 @@ impl Engine {
     fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
         let Some(slot) = self.slots.get_mut(path) else { return };
         let Some(want) = slot.want.as_mut() else { return };
-        if !want.forget(peer) && !matches!(slot.busy, Busy::Applying(_)) {
+        if want.forget(peer) {
+            // What is wanted now may be something else: what was under way is not for it.
+            self.step(now, path);
+        } else if !matches!(slot.busy, Busy::Applying(_)) {
             self.finish(now, path);
         }
     }
@@ -96,19 +99,23 @@ impl Engine {
             source.first = older.first;
             incoming.remove(from.1, older);
         }
-        if want.merge(&source.record) {
-            want.content = content;
+        incoming.add(from.1, &source);
+        let announced = source.record.version.stamp;
+        want.sources.insert(from, source);
+        if want.renew() {
+            if want.record.version.stamp == announced {
+                want.content = content;
+            }
         } else if here && want.content == Content::Absent {
             // The same record from another peer; content of a loser is put away by its name.
             want.retry_ms = 0;
         }
-        for (&(peer, _), older) in &want.sources {
-            if peer == from.0 && older.sequence < source.sequence {
-                incoming.supersede(older);
-            }
+        // The record moves from lane to lane, and the lanes overtake each other.
+        let of_peer = || want.sources.iter().filter(|((peer, _), _)| *peer == from.0);
+        let newest = of_peer().map(|(_, source)| source.sequence).max().unwrap_or_default();
+        for (_, older) in of_peer().filter(|(_, source)| source.sequence < newest) {
+            incoming.supersede(older);
         }
-        incoming.add(from.1, &source);
-        want.sources.insert(from, source);
     }
 
     pub(super) fn journaled(&mut self, now: Now, record: Record) {

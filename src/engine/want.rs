@@ -80,19 +80,26 @@ impl Want {
         }
     }
 
-    /// Takes one more announced record into account; says whether it is wanted now instead.
-    pub(super) fn merge(&mut self, theirs: &Record) -> bool {
-        match reconcile(Some(&self.record), theirs) {
-            Verdict::Keep => false,
-            Verdict::Learn(version) => {
-                self.record.version = version;
-                false
-            }
-            Verdict::Take { version, .. } => {
-                self.begin(Record { version, ..theirs.clone() });
-                true
+    /// Decides anew what is wanted: of what each peer holds now, not of all it ever announced. What
+    /// a peer has replaced since is nowhere to be had, and it was decided there with what replaced
+    /// it. Says whether something else is wanted now.
+    pub(super) fn renew(&mut self) -> bool {
+        let mut newest = BTreeMap::<NodeId, &Source>::new();
+        for (&(peer, _), source) in &self.sources {
+            let other = newest.entry(peer).or_insert(source);
+            if source.sequence > other.sequence {
+                *other = source;
             }
         }
+        let records = newest.into_values().map(|source| source.record.clone());
+        let Some(record) = records.reduce(merged) else { return false };
+        let edit = |record: &Record| (record.version.stamp, record.version.touched);
+        if edit(&record) == edit(&self.record) && record.entry == self.record.entry {
+            self.record = record;
+            return false;
+        }
+        self.begin(record);
+        true
     }
 
     /// Forgets what a peer announced; what the others did is wanted then. Says whether there are
@@ -100,16 +107,10 @@ impl Want {
     pub(super) fn forget(&mut self, peer: NodeId) -> bool {
         let before = self.sources.len();
         self.sources.retain(|&(source, _), _| source != peer);
-        let records: Vec<_> = self.sources.values().map(|source| source.record.clone()).collect();
-        let Some((first, others)) = records.split_first().filter(|_| self.sources.len() < before)
-        else {
-            return before == self.sources.len();
-        };
-        self.begin(first.clone());
-        others.iter().for_each(|record| {
-            self.merge(record);
-        });
-        true
+        if self.sources.len() < before {
+            self.renew();
+        }
+        !self.sources.is_empty() || before == 0
     }
 
     fn begin(&mut self, record: Record) {
@@ -126,5 +127,14 @@ impl Want {
         let mut holders =
             self.sources.iter().filter(|(_, source)| source.record.version == *version);
         holders.next().map(|(&(peer, _), _)| peer)
+    }
+}
+
+/// What comes of two records that peers hold.
+fn merged(ours: Record, theirs: Record) -> Record {
+    match reconcile(Some(&ours), &theirs) {
+        Verdict::Keep => ours,
+        Verdict::Learn(version) => Record { version, ..ours },
+        Verdict::Take { version, .. } => Record { version, ..theirs },
     }
 }

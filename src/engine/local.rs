@@ -42,6 +42,9 @@ impl Engine {
         if matches!(kind, HintKind::Created | HintKind::Gone | HintKind::Moved) {
             self.touch_parent(now, &path);
         }
+        if matches!(kind, HintKind::Gone | HintKind::Moved) {
+            self.reads_are_old(now, &path);
+        }
         if path.is_root() || class == Class::Local {
             return;
         }
@@ -74,6 +77,17 @@ impl Engine {
         dirty.list |= matches!(kind, HintKind::Moved | HintKind::Gone);
         self.arrivals.insert(dirty.order, path.clone());
         self.step(now, &path);
+    }
+
+    /// A directory went or came with all that is in it, and no hint tells of that one by one: what
+    /// is being looked at there may be what was there before.
+    pub(super) fn reads_are_old(&mut self, now: Now, dir: &RelPath) {
+        let below = self.slots.range(dir.clone()..).map(|(path, slot)| (path.clone(), slot));
+        let below = below.take_while(|(path, _)| path.as_bytes().starts_with(dir.as_bytes()));
+        let reading = |slot: &Slot| matches!(slot.busy, Busy::Reading(_)) && slot.dirty.is_none();
+        let old = below.filter(|(path, slot)| path.is_below(dir) && reading(slot));
+        let old: Vec<_> = old.map(|(path, _)| path).collect();
+        old.iter().for_each(|path| self.look_again(now, path, 0));
     }
 
     fn settle_ms(&self, class: Class) -> u64 {

@@ -392,7 +392,10 @@ impl Engine {
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
             Input::Policy(policy) => self.setup.policy = policy,
-            Input::Scan(dir) => self.list(&dir),
+            Input::Scan(dir) => {
+                self.reads_are_old(now, &dir);
+                self.list(&dir);
+            }
             Input::Scanned => self.setup.joining = false,
             Input::Tick => self.tick(now),
         }

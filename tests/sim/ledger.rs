@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trefoil::engine::{Class, Engine, Hint, Input, Output};
-use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, limits};
+use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, Stamp, limits};
 
 use crate::disk::Inode;
 use crate::mirror::{Job, show, show_entry};
@@ -27,6 +27,10 @@ struct Write {
 #[derive(Debug, Default)]
 pub struct Ledger {
     finished: BTreeMap<ContentId, Write>,
+    /// Who put content where it is: wrote it there, or renamed it.
+    placed: BTreeMap<(ContentId, RelPath), usize>,
+    /// What a crash kept an index from noting although it was visible, by node.
+    unnoted: BTreeSet<(usize, ContentId, RelPath)>,
     /// What a write replaced, on the disk where it was made.
     previous: BTreeMap<ContentId, ContentId>,
     /// Content that someone who had it before him replaced or removed.
@@ -44,6 +48,8 @@ pub struct Ledger {
     pub unreadable: BTreeSet<(usize, RelPath)>,
     /// Content that was at a derived path: a loser is dropped there.
     derived: BTreeSet<ContentId>,
+    /// The edits that announced content, by content and path.
+    stamps: BTreeMap<(ContentId, RelPath), BTreeSet<Stamp>>,
     pub lost_index: bool,
     pub applied: u64,
 }
@@ -57,7 +63,30 @@ impl World {
     pub fn supersede(&mut self, at: usize, path: &RelPath) {
         if let Some(content) = self.content_at(at, path) {
             self.ledger.superseded.entry(content).or_default().insert(at);
+            self.destroy(at, path, content);
+        }
+    }
+
+    /// Whether a file was visible when the daemon ended in the middle of applying it is not to be
+    /// told from the disk when it is gone afterwards. Then it is taken as not yet applied: that
+    /// loses nothing.
+    fn destroy(&mut self, at: usize, path: &RelPath, content: ContentId) {
+        let unnoted = self.ledger.unnoted.contains(&(at, content, path.clone()));
+        if self.nodes[at].engine.is_some() || !unnoted {
             self.ledger.destroyed.insert((content, path.clone()));
+        }
+    }
+
+    /// The daemon ends: what it has made visible and not noted yet.
+    pub fn note_unnoted(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        for (path, record) in &node.index.journal {
+            let wanted = record.entry.as_ref().and_then(Entry::content).map(|(id, _)| id);
+            let there = node.disk.at(path).and_then(Inode::content).map(|content| content.id);
+            let known = node.index.record(path).is_some_and(|ours| ours.entry == record.entry);
+            if let Some(content) = wanted.filter(|_| wanted == there && !known) {
+                self.ledger.unnoted.insert((at, content, path.clone()));
+            }
         }
     }
 
@@ -74,7 +103,7 @@ impl World {
             let own = |path: &RelPath| {
                 let inode = self.nodes[at].disk.at(path).filter(|inode| inode.writers == 0)?;
                 let content = inode.content()?.id;
-                let write = self.ledger.finished.get(&content)?;
+                let placed = self.ledger.placed.get(&(content, path.clone()))?;
                 let class = self.policy.class(path);
                 let exempt = match class {
                     Class::Barrier | Class::Local => true,
@@ -82,12 +111,13 @@ impl World {
                     Class::Derived => !self.has_no_conflicts(),
                     _ => false,
                 };
-                let counts = write.node == at && !exempt;
+                let counts = *placed == at && !exempt;
                 counts.then(|| (path.clone(), content))
             };
             let writes = self.nodes[at].disk.paths().filter_map(own).collect();
             self.ledger.barriers.insert(content, Before { node: at, writes });
         }
+        self.ledger.placed.insert((content, path.clone()), at);
         self.ledger.finished.insert(content, Write { node: at, path: path.clone() });
     }
 
@@ -104,7 +134,7 @@ impl World {
         for path in self.nodes[at].disk.below(old).into_iter().chain([old.clone()]) {
             if let Some(content) = self.content_at(at, &path) {
                 self.ledger.edited.insert(content);
-                self.ledger.destroyed.insert((content, path.clone()));
+                self.destroy(at, &path, content);
             }
             self.ledger.gone.insert(path);
         }
@@ -117,6 +147,9 @@ impl World {
             let Some(content) = inode.content().map(|content| content.id) else { continue };
             if self.policy.class(&path) == Class::Derived {
                 self.ledger.derived.insert(content);
+            }
+            if inode.writers == 0 {
+                self.ledger.placed.insert((content, path.clone()), at);
             }
             if self.is_local(&path) {
                 self.ledger.superseded.entry(content).or_default().insert(at);
@@ -149,6 +182,8 @@ impl World {
     pub fn check_store(&mut self, at: usize, record: &Record, from: Option<NodeId>) {
         let content = record.entry.as_ref().and_then(Entry::content);
         let Some((content, _)) = content.filter(|_| from.is_none()) else { return };
+        let stamps = self.ledger.stamps.entry((content, record.path.clone())).or_default();
+        stamps.insert(record.version.stamp);
         let ledger = &self.ledger;
         let known = ledger.finished.contains_key(&content)
             || ledger.taken_open.contains(&content)
@@ -187,12 +222,27 @@ impl World {
             lost.any(|(_, lost)| lost == content)
                 || self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
         };
-        let unread = |path: &RelPath| self.ledger.unreadable.contains(&(*node, path.clone()));
+        let unread = |path: &RelPath| {
+            let mut unreadable = self.ledger.unreadable.iter().filter(|(at, _)| at == node);
+            unreadable.any(|(_, failed)| failed == path || path.is_below(failed))
+        };
         let moved = |path: &RelPath, content: ContentId| {
             self.ledger.destroyed.contains(&(content, path.clone()))
         };
+        // It has arrived, and lost against another edit of its path: it is not late. That happens
+        // without anyone else writing there when its author has lost his index: what he finds then
+        // loses against what he had announced before.
+        let decided = |path: &RelPath, content: ContentId| {
+            let record = self.nodes[at].index.record(path);
+            let stamps = self.ledger.stamps.get(&(content, path.clone()));
+            let vector = record.map(|record| &record.version.vector);
+            vector.zip(stamps).is_some_and(|(v, stamps)| stamps.iter().any(|s| v.contains(*s)))
+        };
         let counts = |(path, content): &&(RelPath, ContentId)| {
-            !replaced(content) && !unread(path) && !moved(path, *content)
+            !replaced(content)
+                && !unread(path)
+                && !moved(path, *content)
+                && !decided(path, *content)
         };
         let mut writes = writes.iter().filter(counts);
         let late = writes.find(|(path, content)| match self.content_at(at, path) {

@@ -342,6 +342,7 @@ impl World {
         for other in (0..self.nodes.len()).filter(|&other| other != at) {
             self.disconnect(at, other);
         }
+        self.note_unnoted(at);
         let node = &mut self.nodes[at];
         node.engine = None;
         node.life += 1;

@@ -66,13 +66,11 @@ fn check_backend(backend: &str) {
 }
 
 #[test]
-#[ignore = "known: a peer may keep the old time of a directory while it says in sync"]
 fn every_change_reaches_every_node_with_inotify() {
     check_backend("inotify");
 }
 
 #[test]
-#[ignore = "known: removing a tree may stall in `waits for what was written before it`; directory times as with inotify"]
 fn every_change_reaches_every_node_with_fanotify() {
     if !is_root() {
         eprintln!("skipped: fanotify needs privileges");

@@ -23,9 +23,11 @@ pub(super) enum Strictness {
 pub(super) struct Incoming {
     received: [Sequence; Lane::ALL.len()],
     undone: [BTreeSet<Sequence>; Lane::ALL.len()],
-    /// First and own sequence.
+    /// First and own sequence, of what is no barrier.
     plain: BTreeSet<(Sequence, Sequence)>,
-    ordered: BTreeSet<Sequence>,
+    /// Barriers, by their own sequence: of two that were written again and again meanwhile, each
+    /// stands for something older than the other, and one has to come first.
+    barriers: BTreeSet<Sequence>,
     /// Ordered wants whose turn has not come, by what they wait for, then by their own sequence.
     held: BTreeMap<(Sequence, Sequence), RelPath>,
     /// Up to where they wait at least: what they waited for has moved behind their own positions.
@@ -76,8 +78,8 @@ impl Incoming {
             return;
         }
         self.undone[lane as usize].insert(source.first);
-        if source.after.is_some() {
-            self.ordered.insert(source.sequence);
+        if source.barrier {
+            self.barriers.insert(source.sequence);
         } else {
             self.plain.insert((source.first, source.sequence));
         }
@@ -86,7 +88,7 @@ impl Incoming {
     /// The want no longer has this source.
     pub(super) fn remove(&mut self, lane: Lane, source: &Source) {
         self.undone[lane as usize].remove(&source.first);
-        self.ordered.remove(&source.sequence);
+        self.barriers.remove(&source.sequence);
         self.plain.remove(&(source.first, source.sequence));
         self.unhold(source);
     }
@@ -94,7 +96,7 @@ impl Incoming {
     /// The peer has announced a newer record of the path: this one's turn never comes, and nothing
     /// waits for it to.
     pub(super) fn supersede(&mut self, source: &Source) {
-        self.ordered.remove(&source.sequence);
+        self.barriers.remove(&source.sequence);
         self.unhold(source);
     }
 
@@ -106,9 +108,9 @@ impl Incoming {
         let arrived = self.received.iter().all(|&received| received >= after);
         let done = || {
             let plain = self.plain.iter().find(|(_, sequence)| !own.contains(sequence));
-            let ordered = self.ordered.iter().find(|sequence| !own.contains(sequence));
+            let barrier = self.barriers.iter().find(|sequence| !own.contains(sequence));
             plain.is_none_or(|&(first, _)| first > after)
-                && ordered.is_none_or(|&first| first >= source.sequence)
+                && barrier.is_none_or(|&other| other >= source.sequence)
         };
         arrived && (how == Strictness::Arrived || done())
     }

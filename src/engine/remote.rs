@@ -77,7 +77,8 @@ impl Engine {
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
             self.outputs.push_back(Output::Finished(path));
         } else {
-            let source = Source { first, sequence, after, record: theirs };
+            let barrier = self.class(&path) == Class::Barrier;
+            let source = Source { first, sequence, after, barrier, record: theirs };
             self.add_want(&path, (peer, lane), source, content);
             self.step(now, &path);
         }

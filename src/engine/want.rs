@@ -60,6 +60,8 @@ pub(super) struct Source {
     pub sequence: Sequence,
     /// Visible only after everything up to here.
     pub after: Option<Sequence>,
+    /// Whether the path is a barrier.
+    pub barrier: bool,
     /// What was announced.
     pub record: Record,
 }

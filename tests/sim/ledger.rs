@@ -36,6 +36,8 @@ pub struct Ledger {
     /// Content that someone who had it before him replaced or removed.
     superseded: BTreeMap<ContentId, BTreeSet<usize>>,
     destroyed: BTreeSet<(ContentId, RelPath)>,
+    /// The same, by node.
+    destroyed_at: BTreeSet<(usize, ContentId, RelPath)>,
     /// Content whose metadata or place was changed: a concurrent removal does not win.
     edited: BTreeSet<ContentId>,
     /// Paths that something was removed from.
@@ -67,25 +69,29 @@ impl World {
         }
     }
 
-    /// Whether a file was visible when the daemon ended in the middle of applying it is not to be
-    /// told from the disk when it is gone afterwards. Then it is taken as not yet applied: that
-    /// loses nothing.
     fn destroy(&mut self, at: usize, path: &RelPath, content: ContentId) {
-        let unnoted = self.ledger.unnoted.contains(&(at, content, path.clone()));
-        if self.nodes[at].engine.is_some() || !unnoted {
+        self.ledger.destroyed_at.insert((at, content, path.clone()));
+        if !self.ledger.unnoted.contains(&(at, content, path.clone())) {
             self.ledger.destroyed.insert((content, path.clone()));
         }
     }
 
-    /// The daemon ends: what it has made visible and not noted yet.
+    /// The daemon ends in the middle of applies. Of what is gone from the disk at its next start, it
+    /// cannot tell whether it was ever visible. Then it is taken as not yet applied, and may come
+    /// back: that loses nothing.
     pub fn note_unnoted(&mut self, at: usize) {
         let node = &self.nodes[at];
         for (path, record) in &node.index.journal {
             let wanted = record.entry.as_ref().and_then(Entry::content).map(|(id, _)| id);
             let there = node.disk.at(path).and_then(Inode::content).map(|content| content.id);
             let known = node.index.record(path).is_some_and(|ours| ours.entry == record.entry);
-            if let Some(content) = wanted.filter(|_| wanted == there && !known) {
-                self.ledger.unnoted.insert((at, content, path.clone()));
+            let Some(content) = wanted.filter(|_| !known) else { continue };
+            let unnoted = (at, content, path.clone());
+            if self.ledger.destroyed_at.contains(&unnoted) {
+                self.ledger.destroyed.remove(&(content, path.clone()));
+            }
+            if there == wanted {
+                self.ledger.unnoted.insert(unnoted);
             }
         }
     }
@@ -181,6 +187,9 @@ impl World {
     /// Only what an application finished is announced, or what it left open for long.
     pub fn check_store(&mut self, at: usize, record: &Record, from: Option<NodeId>) {
         let content = record.entry.as_ref().and_then(Entry::content);
+        if let Some((content, _)) = content {
+            self.ledger.unnoted.remove(&(at, content, record.path.clone()));
+        }
         let Some((content, _)) = content.filter(|_| from.is_none()) else { return };
         let stamps = self.ledger.stamps.entry((content, record.path.clone())).or_default();
         stamps.insert(record.version.stamp);

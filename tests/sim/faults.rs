@@ -5,7 +5,7 @@ use trefoil::model::{Incarnation, NodeId, RelPath};
 
 use crate::index::Index;
 use crate::mirror::Feed;
-use crate::world::{Event, MS, Micros, SECOND, World};
+use crate::world::{AUTHORS, Event, MS, Micros, SECOND, World};
 
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -84,7 +84,7 @@ impl World {
                 self.kill(at);
                 let incarnation = Incarnation(self.fresh_id());
                 self.nodes[at].index = Index::new(incarnation);
-                self.nodes[at].author = NodeId(self.nodes[at].author.0 + 1000);
+                self.nodes[at].author = NodeId(self.nodes[at].author.0 + AUTHORS);
                 self.ledger.lost_index = true;
                 self.later(10 * SECOND, Fault::Start(at, true));
             }
@@ -158,7 +158,12 @@ impl World {
             if skip || local || !disk.has_parent(&path) || disk.at(&path).is_some() {
                 continue;
             }
+            let content = inode.content().map(|content| content.id);
             disk.make(&path, inode.body, inode.mode, inode.mtime);
+            if self.policy.class(&path) == Class::Barrier {
+                let node = self.nodes[to].id;
+                self.ledger.copied.extend(content.map(|content| (content, node)));
+            }
         }
     }
 

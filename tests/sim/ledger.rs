@@ -8,7 +8,7 @@ use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, Sta
 use crate::disk::Inode;
 use crate::mirror::{Job, show, show_entry};
 use crate::profile::Writers;
-use crate::world::World;
+use crate::world::{AUTHORS, World};
 
 /// What was on a node's disk when it finished a barrier: its own writes by path.
 #[derive(Debug)]
@@ -43,6 +43,9 @@ pub struct Ledger {
     /// Paths that something was removed from.
     gone: BTreeSet<RelPath>,
     barriers: BTreeMap<ContentId, Before>,
+    /// Barriers that came to a node as a copy by hand, which may lack what they were written after:
+    /// as that node's own edit they say nothing of it.
+    pub copied: BTreeSet<(ContentId, NodeId)>,
     /// Content that was never finished, left by a power cut.
     pub abandoned: BTreeSet<ContentId>,
     taken_open: BTreeSet<ContentId>,
@@ -215,7 +218,10 @@ impl World {
         }
         if self.policy.class(path) == Class::Barrier {
             let content = job.record.entry.as_ref().and_then(Entry::content);
-            self.check_barrier(at, path, content.map(|(content, _)| content));
+            let content = content.map(|(content, _)| content);
+            let node = node_of_author(job.record.version.stamp.node);
+            let copied = |content| self.ledger.copied.contains(&(content, node));
+            self.check_barrier(at, path, content.filter(|&content| !copied(content)));
         }
     }
 
@@ -423,6 +429,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whose edits are by this author.
+fn node_of_author(author: NodeId) -> NodeId {
+    NodeId(author.0 % AUTHORS)
 }
 
 /// Groups are known to the index only.

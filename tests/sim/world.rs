@@ -30,6 +30,9 @@ const EPOCH_NS: u64 = 1_800_000_000_000_000_000;
 /// After this long with no operations and no faults everything must have settled.
 const SETTLE: Micros = 3600 * SECOND;
 
+/// How far the authors of one node are apart.
+pub const AUTHORS: u64 = 1000;
+
 const STEPS_MAX: u64 = 400_000;
 
 #[derive(Debug)]

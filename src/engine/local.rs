@@ -82,11 +82,9 @@ impl Engine {
     /// A directory went or came with all that is in it, and no hint tells of that one by one: what
     /// is being looked at there may be what was there before.
     pub(super) fn reads_are_old(&mut self, now: Now, dir: &RelPath) {
-        let below = self.slots.range(dir.clone()..).map(|(path, slot)| (path.clone(), slot));
-        let below = below.take_while(|(path, _)| path.as_bytes().starts_with(dir.as_bytes()));
         let reading = |slot: &Slot| matches!(slot.busy, Busy::Reading(_)) && slot.dirty.is_none();
-        let old = below.filter(|(path, slot)| path.is_below(dir) && reading(slot));
-        let old: Vec<_> = old.map(|(path, _)| path).collect();
+        let old = self.slots_below(dir).filter(|(_, slot)| reading(slot));
+        let old: Vec<_> = old.map(|(path, _)| path.clone()).collect();
         old.iter().for_each(|path| self.look_again(now, path, 0));
     }
 

@@ -273,7 +273,7 @@ impl Engine {
         theirs: &Record,
     ) {
         let busy = self.slots_below(path).next().is_some();
-        if busy && !self.slots_below(path).any(Slot::keeps_directory) {
+        if busy && !self.slots_below(path).any(|(_, slot)| slot.keeps_directory()) {
             self.retry_want(now, path, SOON_MS, Waits::Children);
             return;
         }
@@ -289,10 +289,13 @@ impl Engine {
         self.finish(now, path);
     }
 
-    fn slots_below(&self, dir: &RelPath) -> impl Iterator<Item = &Slot> {
+    pub(super) fn slots_below<'a>(
+        &'a self,
+        dir: &'a RelPath,
+    ) -> impl Iterator<Item = (&'a RelPath, &'a Slot)> {
         let after = self.slots.range(dir.clone()..).skip_while(move |(path, _)| *path == dir);
         let near = after.take_while(move |(path, _)| path.as_bytes().starts_with(dir.as_bytes()));
-        near.filter(move |(path, _)| path.is_below(dir)).map(|(_, slot)| slot)
+        near.filter(|(path, _)| path.is_below(dir))
     }
 
     /// Whether to wait a little before a directory is kept: what is in it may come from a new one

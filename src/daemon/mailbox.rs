@@ -158,6 +158,22 @@ mod tests {
         });
     }
 
+    #[test]
+    fn announcements_are_taken_while_there_is_room_for_their_records() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mailbox = Mailbox::<(), usize>::new(|&records| records);
+        runtime.block_on(async {
+            for records in [0, 2, 3, 4, 5] {
+                mailbox.push_bulk(records, false).await;
+            }
+        });
+        let take = |room| mailbox.take(Duration::ZERO, room).bulk;
+        assert_eq!(vec![0, 2], take(3), "one without records counts as one");
+        assert_eq!(vec![3, 4], take(4), "the last one is not cut");
+        assert!(take(0).is_empty());
+        assert_eq!(vec![5], take(1));
+    }
+
     async fn futures_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         tokio::select! { biased; out = future => Some(out), () = std::future::ready(()) => None }
     }

@@ -213,7 +213,8 @@ impl Walker {
 /// What a directory held; nothing if there was none.
 pub(super) type Listing = Option<Vec<Listed>>;
 
-/// Groups that wait are done as one: what costs is a group's three syncs, not its files.
+/// Groups that wait are done as one, up to the limit and the one that passes it: what costs is a
+/// group's three syncs, not its files.
 fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox) {
     while let Ok(Group { mut requests, journal }) = queue.recv() {
         while requests.len() < limits::APPLY_GROUP_MAX
@@ -232,5 +233,40 @@ fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox) {
         };
         let paths = requests.into_iter().map(|request| request.path);
         inbox.push(Event::Applied(paths.zip(outcomes).collect()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::daemon::mailbox::Mailbox;
+    use crate::disk::{Displaced, MountOptions, Source};
+
+    #[test]
+    fn groups_that_wait_are_applied_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = MountOptions { privileged: false, create: true };
+        let mount = Mount::open(folder.path(), options).unwrap();
+        let journal = Arc::new(tempfile::tempfile().unwrap());
+        let inbox = Mailbox::new(|_| 1);
+        let (groups, queue) = channel();
+        for name in ["a", "b", "c"] {
+            let request = ApplyRequest {
+                path: RelPath::parse(name.as_bytes()).unwrap(),
+                target: None,
+                expected: None,
+                source: Source::None,
+                displaced: Displaced::Drop,
+                even_if_open: false,
+            };
+            groups.send(Group { requests: vec![request], journal: journal.clone() }).unwrap();
+        }
+        drop(groups);
+        apply(&queue, &mount, &inbox);
+        let events = inbox.take(Duration::ZERO, 0).events;
+        let [Event::Applied(outcomes)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(3, outcomes.len());
     }
 }

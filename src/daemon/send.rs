@@ -3,7 +3,7 @@
 //! The backlog is the index: a lane that is behind is filled from its rows, as fast as the peer
 //! takes them. A lane that is not behind gets what a turn stored straight from memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::actor::{Actor, Bulk};
@@ -209,12 +209,13 @@ impl Actor {
     }
 
     /// Announces what this turn has stored to the peers that are not behind.
-    pub(super) fn send_fresh(&mut self) {
+    pub(super) fn send_fresh(&mut self) -> Result<(), IndexError> {
         let fresh = std::mem::take(&mut self.turn.fresh);
         if fresh.is_empty() {
-            return;
+            return Ok(());
         }
         let head = self.index.head();
+        let mut dirs = Dirs::new();
         for lane in Lane::ALL.into_iter().filter(|&lane| lane != Lane::Forward) {
             let rows: Vec<_> = fresh.iter().filter(|(row, _)| row.lane == lane).collect();
             let Some((first, _)) = rows.first() else { continue };
@@ -225,23 +226,29 @@ impl Actor {
                     announced(row, row.ordered || barrier(row), head, content.clone())
                 })
                 .collect();
-            for peer in self.peers.values_mut() {
-                let loading = peer.loading[lane as usize];
-                let Some(out) = peer.out.as_mut() else { continue };
+            let ids: Vec<_> = self.peers.keys().copied().collect();
+            for id in ids {
+                let Some(peer) = self.peers.get(&id) else { continue };
+                let Some(out) = peer.out.as_ref().filter(|_| !peer.loading[lane as usize]) else {
+                    continue;
+                };
                 // Everything before this turn's first row must have been sent.
-                let behind = self.index.count_after(
-                    lane,
-                    out.sent(lane),
-                    before(first.sequence),
-                    peer.link.peer(),
-                    1,
-                );
-                if loading || !matches!(behind, Ok(0)) {
+                let until = before(first.sequence);
+                if self.index.count_after(lane, out.sent(lane), until, id, 1)? > 0 {
                     continue;
                 }
-                send(out, &peer.lanes[lane as usize], lane, &announced);
+                let overtaken = self.overtaken(out, lane, &announced, &mut dirs)?;
+                let Some(peer) = self.peers.get_mut(&id) else { continue };
+                let Some(out) = peer.out.as_mut() else { continue };
+                let to = &peer.lanes[lane as usize];
+                if overtaken.is_empty() {
+                    send(out, to, lane, &announced);
+                } else {
+                    send(out, to, lane, &insert(announced.clone(), overtaken));
+                }
             }
         }
+        Ok(())
     }
 
     /// Has lanes that are behind filled from the index, and tells owed positions.
@@ -287,7 +294,11 @@ impl Actor {
             .iter()
             .map(|row| announced(row, row.ordered || barrier(row), promised, None))
             .collect();
-        let records = self.with_parents(id, records)?;
+        let overtaken = match self.peers.get(&id).and_then(|peer| peer.out.as_ref()) {
+            Some(out) => self.overtaken(out, lane, &records, &mut Dirs::new())?,
+            None => Vec::new(),
+        };
+        let records = insert(records, overtaken);
         let bare = lane == Lane::Forward && !self.misses_someone(id);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         peer.loading[lane as usize] = true;
@@ -300,36 +311,37 @@ impl Actor {
         Ok(())
     }
 
-    /// Puts directories that the peer has not been sent before what is in them. A directory moves
-    /// behind its children in the order of changes whenever its time moves with them.
-    fn with_parents(
+    /// The directories that some of the records would overtake on their way, each with the position
+    /// it has to be put at. A directory moves behind its children in the order of changes whenever
+    /// its time moves with them.
+    fn overtaken(
         &self,
-        id: NodeId,
-        records: Vec<Announced>,
-    ) -> Result<Vec<Announced>, IndexError> {
-        let Some(out) = self.peers.get(&id).and_then(|peer| peer.out.as_ref()) else {
-            return Ok(records);
-        };
+        out: &Outgoing,
+        lane: Lane,
+        records: &[Announced],
+        dirs: &mut Dirs,
+    ) -> Result<Vec<(usize, Announced)>, IndexError> {
         let mut known = BTreeSet::from([RelPath::root()]);
-        let mut all = Vec::with_capacity(records.len());
-        for record in records {
+        let mut overtaken = Vec::new();
+        for (at, record) in records.iter().enumerate() {
             let mut missing = Vec::new();
             let mut dir = record.record.path.parent().filter(|_| record.record.is_live());
             while let Some(path) = dir.filter(|path| known.insert(path.clone())) {
-                let row = self.index.row(&path)?.filter(|row| row.record.is_dir());
-                if let Some(row) = row.filter(|row| row.sequence > out.sent(row.lane)) {
-                    missing.push(Announced {
-                        sequence: Sequence(0),
-                        ..announced(&row, false, Sequence(0), None)
-                    });
-                }
+                let row = match dirs.get(&path) {
+                    Some(row) => row,
+                    None => {
+                        let row = self.index.row(&path)?.filter(|row| row.record.is_dir());
+                        dirs.entry(path.clone()).or_insert(row)
+                    }
+                };
+                let row = row.as_ref().filter(|row| out.overtakes(lane, row.lane, row.sequence));
+                missing.extend(row.map(|row| (at, ahead(row))));
                 dir = path.parent();
             }
-            all.extend(missing.into_iter().rev());
+            overtaken.extend(missing.into_iter().rev());
             known.insert(record.record.path.clone());
-            all.push(record);
         }
-        Ok(all)
+        Ok(overtaken)
     }
 
     /// Whether records learned from others are to be passed on to this peer.
@@ -445,6 +457,27 @@ impl Actor {
 
 fn before(sequence: Sequence) -> Sequence {
     Sequence(sequence.0.saturating_sub(1))
+}
+
+/// Directories that were looked up.
+type Dirs = BTreeMap<RelPath, Option<Row>>;
+
+/// A directory that is announced before its turn.
+fn ahead(row: &Row) -> Announced {
+    Announced { sequence: Sequence(0), ..announced(row, false, Sequence(0), None) }
+}
+
+/// Puts each of `more` before the record at its position.
+fn insert(records: Vec<Announced>, more: Vec<(usize, Announced)>) -> Vec<Announced> {
+    let mut more = more.into_iter().peekable();
+    let mut all = Vec::with_capacity(records.len() + more.len());
+    for (at, record) in records.into_iter().enumerate() {
+        while let Some((_, dir)) = more.next_if(|(before, _)| *before == at) {
+            all.push(dir);
+        }
+        all.push(record);
+    }
+    all
 }
 
 fn announced(row: &Row, ordered: bool, head: Sequence, content: Option<Arc<[u8]>>) -> Announced {

@@ -21,9 +21,6 @@ const OPEN_MAX: u32 = 20;
 /// most. Nothing failed: removing one name of a file, for one, changes all its other names.
 const CHANGED_MS: u64 = 1000;
 
-/// How long a directory with children that its remover had not seen goes neither way.
-const KEEP_MS: u64 = 1000;
-
 impl Engine {
     pub(super) fn peer_up(
         &mut self,
@@ -277,9 +274,6 @@ impl Engine {
             self.retry_want(now, path, SOON_MS, Waits::Children);
             return;
         }
-        if self.may_be_news(now, path) {
-            return;
-        }
         let Some(ours) = ours else { return };
         let mut version = Version::edit(self.clock.stamp(now), Some(&ours.version));
         version.vector.merge(&theirs.version.vector);
@@ -296,19 +290,6 @@ impl Engine {
         let after = self.slots.range(dir.clone()..).skip_while(move |(path, _)| *path == dir);
         let near = after.take_while(move |(path, _)| path.as_bytes().starts_with(dir.as_bytes()));
         near.filter(|(path, _)| path.is_below(dir))
-    }
-
-    /// Whether to wait a little before a directory is kept: what is in it may come from a new one
-    /// that was made in its place, and is announced on another lane.
-    fn may_be_news(&mut self, now: Now, path: &RelPath) -> bool {
-        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
-        let Some(want) = want else { return false };
-        let keep_ms = *want.keep_ms.get_or_insert(now.monotonic_ms + KEEP_MS);
-        if keep_ms <= now.monotonic_ms {
-            return false;
-        }
-        self.retry_want(now, path, SOON_MS, Waits::Children);
-        true
     }
 
     pub(super) fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {

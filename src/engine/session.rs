@@ -58,6 +58,15 @@ impl Outgoing {
         self.durable[lane as usize]
     }
 
+    /// Whether a record on `lane` would overtake the one of its directory, which is at `sequence` of
+    /// lane `dir_lane`: lanes are streams of their own, and what was sent on another one is there
+    /// only when the peer says so.
+    #[must_use]
+    pub fn overtakes(&self, lane: Lane, dir_lane: Lane, sequence: Sequence) -> bool {
+        let known = if lane == dir_lane { &self.sent } else { &self.durable };
+        sequence > known[dir_lane as usize]
+    }
+
     /// The lane was sent up to `sequence`, and told so.
     pub fn advance(&mut self, lane: Lane, sequence: Sequence) {
         let at = lane as usize;
@@ -142,6 +151,17 @@ mod tests {
         assert_eq!(Some(Sequence(9)), out.owed_progress(Lane::Urgent));
         out.advance(Lane::Urgent, Sequence(9));
         assert_eq!(None, out.owed_progress(Lane::Urgent));
+    }
+
+    #[test]
+    fn a_record_overtakes_its_directory_on_another_lane_until_the_peer_has_it() {
+        let mut out = Outgoing::starting_at(&[(Lane::Normal, Sequence(5))], Sequence(9));
+        let overtakes = |out: &Outgoing, lane| out.overtakes(lane, Lane::Normal, Sequence(7));
+        assert!(overtakes(&out, Lane::Normal) && overtakes(&out, Lane::Urgent));
+        out.advance(Lane::Normal, Sequence(7));
+        assert!(!overtakes(&out, Lane::Normal) && overtakes(&out, Lane::Urgent));
+        out.acknowledge(Lane::Normal, Sequence(7));
+        assert!(!overtakes(&out, Lane::Urgent));
     }
 
     #[test]

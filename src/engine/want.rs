@@ -19,8 +19,6 @@ pub(super) struct Want {
     pub refused_open: u32,
     /// A directory that shall go was listed, and what is in it is none of ours.
     pub holds_unmirrored: bool,
-    /// When a directory that shall go, but has children, is kept.
-    pub keep_ms: Option<u64>,
 }
 
 /// Where the content of a wanted file is.
@@ -66,6 +64,18 @@ pub(super) struct Source {
     pub record: Record,
 }
 
+impl Source {
+    /// Whether one peer holds this after the other. What a peer holds only grows in what it has
+    /// seen; the sequence does not tell, since a directory may come ahead of its own.
+    fn is_newer_than(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.record.version, &other.record.version);
+        if ours.vector == theirs.vector {
+            return (ours.touched, self.sequence) > (theirs.touched, other.sequence);
+        }
+        ours.vector.covers(&theirs.vector)
+    }
+}
+
 impl Want {
     /// What was announced for a path where nothing is wanted yet.
     pub(super) fn new(record: Record, sources: BTreeMap<(NodeId, Lane), Source>) -> Self {
@@ -78,7 +88,6 @@ impl Want {
             waits: Waits::Nothing,
             refused_open: 0,
             holds_unmirrored: false,
-            keep_ms: None,
         }
     }
 
@@ -89,7 +98,7 @@ impl Want {
         let mut newest = BTreeMap::<NodeId, &Source>::new();
         for (&(peer, _), source) in &self.sources {
             let other = newest.entry(peer).or_insert(source);
-            if source.sequence > other.sequence {
+            if source.is_newer_than(other) {
                 *other = source;
             }
         }
@@ -120,7 +129,6 @@ impl Want {
         self.content = Content::Absent;
         self.retry_ms = 0;
         self.attempts = 0;
-        self.keep_ms = None;
     }
 
     /// A peer that holds just this version; nothing if every peer has to be told of it, because it

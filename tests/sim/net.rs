@@ -111,6 +111,9 @@ impl World {
             return;
         }
         let Some(mut out) = self.nodes[from].out.remove(&to) else { return };
+        let (id, incarnation) = (self.nodes[from].id, self.nodes[from].index.incarnation);
+        let known = self.nodes[to].index.cursors.get(&id).filter(|known| known.0 == incarnation);
+        known.iter().flat_map(|known| &known.1).for_each(|&(lane, at)| out.acknowledge(lane, at));
         // An ordered record owes every lane its progress: those before it in a second round.
         for _ in 0..2 {
             for lane in Lane::ALL {
@@ -139,8 +142,11 @@ impl World {
         let most = self.rng.index(4) + 1;
         let batch: Vec<_> = wanted.into_iter().take(most).cloned().collect();
         if let Some(&(last, ..)) = batch.last() {
-            let records = batch.into_iter().map(|(s, _, p)| self.announcement(from, s, &p, out));
-            let records = records.collect();
+            let mut records = Vec::new();
+            for (sequence, _, path) in batch {
+                self.announce_ahead(from, lane, &path, out, &mut records);
+                records.push(self.announcement(from, sequence, &path, out));
+            }
             out.advance(lane, last);
             self.send(from, to, Message::Records(lane, records), out.waits_for());
             return;
@@ -186,6 +192,31 @@ impl World {
             return false;
         }
         true
+    }
+
+    /// Puts the directories that a record would overtake before it.
+    fn announce_ahead(
+        &self,
+        from: usize,
+        lane: Lane,
+        path: &RelPath,
+        out: &Outgoing,
+        records: &mut Vec<Announcement>,
+    ) {
+        let node = &self.nodes[from];
+        let live = node.index.rows[path].record.is_live();
+        let mut missing = Vec::new();
+        let mut dir = path.parent().filter(|_| live);
+        while let Some(path) = dir {
+            let row = node.index.rows.get(&path).filter(|row| row.record.is_dir());
+            if let Some(row) = row.filter(|row| out.overtakes(lane, row.lane, row.sequence)) {
+                let (record, sequence) = (row.record.clone(), Sequence(0));
+                let (peer, after) = (node.id, None);
+                missing.push(Announcement { peer, lane, sequence, after, record, content: false });
+            }
+            dir = path.parent();
+        }
+        records.extend(missing.into_iter().rev());
     }
 
     fn announcement(

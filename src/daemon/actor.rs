@@ -6,8 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,7 +23,7 @@ use crate::disk::watch::{Wanted, WatchEvent, Watcher};
 use crate::disk::{self, MarkerId, Mount};
 use crate::engine::clock::Now;
 use crate::engine::{Engine, Hint, HintKind, Input, Policy};
-use crate::index::{Index, IndexError};
+use crate::index::{Boot, Index, IndexError, Token};
 use crate::model::{ContentId, Entry, Found, Lane, NodeId, RelPath, Sequence, limits};
 use crate::net::{Announce, Announced, ControlMessage, LinkHandle};
 
@@ -105,8 +104,10 @@ pub(super) struct Actor {
     pub mount: Arc<Mount>,
     pub engine: Engine,
     pub index: Index,
-    /// The index's log, for the apply thread to sync.
-    pub journal: Arc<File>,
+    /// What the next start has to know if this one does not end by itself.
+    pub boot: Arc<Boot>,
+    /// Which of the journaled applies are visible, as the last run left it.
+    pub visible: BTreeSet<Token>,
     pub inbox: Arc<Inbox>,
     pub workers: Workers,
     pub watcher: Option<Arc<Watcher>>,
@@ -147,8 +148,15 @@ impl Actor {
             let batch = self.inbox.take(wait, self.room());
             self.take_turn(batch)?;
         }
+        // What is being made visible is noted before the end.
+        self.input(Input::Stopped(true))?;
+        while self.applying > 0 {
+            let batch = self.inbox.take(TURN_MAX, 0);
+            self.take_turn(batch)?;
+        }
         self.index.commit()?;
-        self.index.sync()
+        self.index.sync()?;
+        self.boot.end()
     }
 
     /// How many records can be taken in. While many are being applied, those after them wait where
@@ -165,9 +173,15 @@ impl Actor {
         if self.paused {
             self.input(Input::Stopped(true))?;
         }
-        for record in self.index.journaled()? {
-            self.input(Input::Journaled(record))?;
+        let visible = std::mem::take(&mut self.visible);
+        for (record, token) in self.index.journaled()? {
+            let visible = visible.contains(&token);
+            if visible {
+                self.index.unjournal(&record.path)?;
+            }
+            self.input(Input::Journaled { record, visible })?;
         }
+        self.turn.applied = true;
         if self.halted.is_some() {
             self.stop_or_go();
         }

@@ -50,7 +50,9 @@ pub(super) fn folder(state: &Path) -> PathBuf {
 /// Writes down what the loser was, before it is moved aside. Gives its id.
 pub(super) fn announce(shared: &Shared, mount: &str, loser: &Record) -> KeptId {
     let stamp = loser.version.stamp;
-    let origin = shared.names().get(&stamp.node).cloned();
+    let names = shared.names();
+    let origin =
+        names.iter().find(|(node, _)| node.is_by(stamp.node)).map(|(_, name)| name.clone());
     let about = Loser {
         mount: mount.to_owned(),
         path: loser.path.to_string(),
@@ -286,7 +288,7 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
         displaced,
         even_if_open: true,
     };
-    match disk::apply_group(&actor.mount, &[request]).pop() {
+    match disk::apply_group(&actor.mount, &[request], |_| {}).pop() {
         Some(disk::Outcome::Done { .. }) => {}
         Some(disk::Outcome::ParentMissing) => {
             return Err(io::Error::other("its directory is gone; make it first"));

@@ -11,7 +11,7 @@ use super::workers::{Group, Job, Listing, Look};
 use crate::disk::{self, ApplyRequest, KeptId, Source};
 use crate::engine::clock::Now;
 use crate::engine::{Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen};
-use crate::index::{IndexError, Row};
+use crate::index::{IndexError, Row, Token};
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, LinkGroup, NodeId, Record, RelPath, Signature, limits,
 };
@@ -20,13 +20,15 @@ use crate::model::{
 #[derive(Default)]
 pub(super) struct Turn {
     pub reads: Vec<Look>,
-    pub requests: Vec<ApplyRequest>,
+    pub requests: Vec<(ApplyRequest, Token)>,
     /// Rows stored in this turn, with the content of small files read here.
     pub fresh: Vec<(Row, Option<Arc<[u8]>>)>,
     /// Listings that were compared and not let go yet.
     pub listings: usize,
     /// Losers were moved aside.
     pub kept: bool,
+    /// Applies came back.
+    pub applied: bool,
     /// Content of the path that is being looked at.
     seen: Option<(ContentId, Arc<[u8]>)>,
     live_dirs: BTreeMap<RelPath, bool>,
@@ -256,20 +258,14 @@ impl Actor {
                 disk::Displaced::Keep(self.announce_loser(ours.as_ref()))
             }
         };
-        self.index.journal(&record)?;
+        let token = self.index.journal(&record)?;
         let expected = ours.and_then(|ours| ours.entry).zip(signature);
         let target = record.entry;
         if let Some(entry) = target.as_ref().filter(|entry| entry.group().is_some()) {
             self.linking.insert(path.clone(), entry.clone());
         }
-        self.turn.requests.push(ApplyRequest {
-            path,
-            target,
-            expected,
-            source,
-            displaced,
-            even_if_open,
-        });
+        let request = ApplyRequest { path, target, expected, source, displaced, even_if_open };
+        self.turn.requests.push((request, token));
         Ok(())
     }
 
@@ -313,6 +309,7 @@ impl Actor {
         outcomes: Vec<(RelPath, disk::Outcome)>,
     ) -> Result<(), IndexError> {
         self.applying -= outcomes.len();
+        self.turn.applied = true;
         for (path, outcome) in outcomes {
             self.index.unjournal(&path)?;
             self.linking.remove(&path);
@@ -398,12 +395,14 @@ impl Actor {
         self.index.commit()?;
         self.turn.live_dirs.clear();
         let requests = std::mem::take(&mut self.turn.requests);
+        if std::mem::take(&mut self.turn.applied) && self.applying == 0 {
+            self.boot.clear();
+        }
         self.applying += requests.len();
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
-            let group = requests.by_ref().take(limits::APPLY_GROUP_MAX).collect();
-            let group = Group { requests: group, journal: self.journal.clone() };
-            drop(self.workers.groups.send(group));
+            let requests = requests.by_ref().take(limits::APPLY_GROUP_MAX).collect();
+            drop(self.workers.groups.send(Group { requests }));
         }
         let mut reads = std::mem::take(&mut self.turn.reads).into_iter().peekable();
         while reads.peek().is_some() {

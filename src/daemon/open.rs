@@ -14,11 +14,11 @@ use super::actor::{Actor, Event, Inbox, Place, start_watch};
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
 use super::shelf::Shelf;
-use super::workers::Workers;
+use super::workers::{Journal, Workers};
 use super::{ActorHandle, Shared};
-use crate::disk::{Mount, MountError, MountOptions};
+use crate::disk::{self, Mount, MountError, MountOptions};
 use crate::engine::{Engine, Setup};
-use crate::index::{Index, IndexError};
+use crate::index::{Boot, Index, IndexError};
 use crate::model::Incarnation;
 
 /// How often a mount that is not there is looked for.
@@ -29,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(1);
 enum OpenError {
     #[error("cannot open the mount")]
     Mount(#[from] MountError),
+    #[error("cannot use the mount")]
+    Disk(#[from] disk::Refused),
     #[error("cannot use the index")]
     Index(#[from] IndexError),
     #[error("cannot {doing}")]
@@ -88,10 +90,22 @@ fn open(
     let mount = Mount::open(&place.path, MountOptions { privileged, create: false })?;
     mount.check_identity(place.marker)?;
     let mount = Arc::new(mount);
-    let (index, journal) = open_index(&place.state, &place.name)?;
+    let (mut index, log) = open_index(&place.state, &place.name)?;
+    let boot = place.state.join("index").join(format!("{}.boot", place.name));
+    let left = Boot::left(&boot)?;
+    if left.power_went {
+        tracing::warn!(mount = place.name, "the power went; the index may lack its last changes");
+        index.begin_life(incarnation()?)?;
+    }
+    if !left.visible.is_empty() {
+        // What was not durable when the daemon was killed is noted as such now.
+        disk::sync_everything(&mount)?;
+    }
+    let boot = Arc::new(Boot::begin(&boot)?);
+    let journal = Journal { log, boot: boot.clone() };
     let others = shared.other_members().len();
     let setup = Setup {
-        node: place.node,
+        node: place.node.author(index.incarnation()),
         policy: place.policy.clone(),
         keeps_owners: privileged,
         joining: others > 0 && !index.is_scanned()?,
@@ -99,8 +113,8 @@ fn open(
     };
     let inbox: Arc<Inbox> =
         Arc::new(Mailbox::new(|bulk: &super::actor::Bulk| bulk.announce.records.len()));
-    let (workers, threads) =
-        Workers::start(&place.name, &mount, &place.policy, &inbox).map_err(io("start a thread"))?;
+    let (workers, threads) = Workers::start(&place.name, &mount, &place.policy, &inbox, journal)
+        .map_err(io("start a thread"))?;
     let watched = place.watch.map(|watch| start_watch(place, watch, &inbox)).transpose();
     let (watcher, halted) = match watched {
         Ok(watcher) => (watcher.map(Arc::new), None),
@@ -122,7 +136,8 @@ fn open(
         mount,
         engine: Engine::new(setup),
         index,
-        journal: Arc::new(journal),
+        boot,
+        visible: left.visible,
         inbox,
         workers,
         watcher,

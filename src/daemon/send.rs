@@ -29,7 +29,9 @@ const STATE_AFTER_MS: u64 = 50;
 /// One peer, as this mount sees it.
 pub(super) struct Peer {
     pub link: LinkHandle,
-    /// Both have greeted; nothing is announced before.
+    /// It has greeted; nothing that it announces counts before.
+    greeted: bool,
+    /// It has said where it is; nothing is announced to it before.
     pub out: Option<Outgoing>,
     lanes: Vec<LaneSender>,
     /// A lane's rows are being filled with content.
@@ -48,18 +50,7 @@ pub(super) struct Peer {
 impl Actor {
     /// A peer is linked: greet it.
     pub(super) fn up(&mut self, peer: NodeId, link: LinkHandle) -> Result<(), IndexError> {
-        let cursors = self.index.cursors(peer)?;
-        let received = self.engine.received(peer);
-        let from = if received.is_empty() { cursors.done } else { received };
-        let hello = MountHello {
-            mount: self.place.name.clone(),
-            policy: self.place.policy.hash(),
-            incarnation: self.index.incarnation(),
-            known: cursors.incarnation,
-            cursors: from,
-            paused: self.paused,
-            head: self.index.head(),
-        };
+        let hello = self.hello(peer)?;
         let lanes: Vec<_> =
             Lane::ALL.iter().map(|&lane| link.lane(&self.place.name, lane)).collect();
         for lane in &lanes {
@@ -69,6 +60,7 @@ impl Actor {
         self.say(&link, ControlMessage::MountHello(hello));
         let peer_state = Peer {
             link,
+            greeted: false,
             out: None,
             lanes,
             loading: [false; Lane::ALL.len()],
@@ -82,6 +74,22 @@ impl Actor {
         };
         self.peers.insert(peer, peer_state);
         Ok(())
+    }
+
+    fn hello(&self, peer: NodeId) -> Result<MountHello, IndexError> {
+        let cursors = self.index.cursors(peer)?;
+        let received = self.engine.received(peer);
+        let from = if received.is_empty() { cursors.done } else { received };
+        Ok(MountHello {
+            mount: self.place.name.clone(),
+            policy: self.place.policy.hash(),
+            incarnation: self.index.incarnation(),
+            known: cursors.incarnation,
+            cursors: from,
+            paused: self.paused,
+            head: self.index.head(),
+            former: self.index.former()?,
+        })
     }
 
     pub(super) fn down(&mut self, peer: NodeId) -> Result<(), IndexError> {
@@ -125,25 +133,62 @@ impl Actor {
         }
         peer.refused = None;
         peer.incarnation = hello.incarnation;
+        self.hear(id, hello)?;
+        self.input(Input::Moved { peer: id, sequence: hello.head })?;
+        let former = self.index.former()?.map(|(life, _)| life);
+        if hello.known == ours.1 || Some(hello.known) != former {
+            self.begin_sending(id, hello, ours.1)?;
+        }
+        self.tell_state(true);
+        Ok(())
+    }
+
+    /// Takes the peer's index for what it is: the one that is known, one that goes on from that, or
+    /// another one.
+    fn hear(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
         let known = self.index.cursors(id)?;
         let anew = known.incarnation != hello.incarnation;
-        if anew {
-            self.index.forget_peer(id, hello.incarnation)?;
+        let former = hello.former.filter(|former| anew && former.0 == known.incarnation);
+        match former {
+            Some((_, until)) => self.index.continue_peer(id, hello.incarnation, until)?,
+            None if anew => self.index.forget_peer(id, hello.incarnation)?,
+            None => {}
         }
-        let cursors: &[_] = if hello.known == ours.1 { &hello.cursors } else { &[] };
+        let cursors = self.index.cursors(id)?.done;
+        self.input(Input::PeerUp { peer: id, cursors, anew })?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.greeted = true;
+        }
+        if former.is_some() {
+            // It waits to be told where it shall go on from.
+            let hello = self.hello(id)?;
+            if let Some(peer) = self.peers.get(&id) {
+                self.say(&peer.link, ControlMessage::MountHello(hello));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_sending(
+        &mut self,
+        id: NodeId,
+        hello: &MountHello,
+        ours: Incarnation,
+    ) -> Result<(), IndexError> {
+        let cursors: &[_] = if hello.known == ours { &hello.cursors } else { &[] };
         // A cursor beyond our head is of changes that a crash took from our index.
         let head = self.index.head();
         let cursors: Vec<_> = cursors.iter().filter(|(_, at)| *at <= head).copied().collect();
         let mut out = Outgoing::starting_at(&cursors, head);
-        if !anew {
-            known.acknowledged.iter().for_each(|&(lane, at)| out.acknowledge(lane, at));
+        let known = self.index.cursors(id)?;
+        // Who goes on from before what he had acknowledged has lost it.
+        let there = |lane: Lane| cursors.iter().find(|at| at.0 == lane).map(|at| at.1);
+        for (lane, at) in known.acknowledged {
+            out.acknowledge(lane, at.min(there(lane).unwrap_or_default()));
         }
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        peer.out = Some(out);
-        let done = if anew { Vec::new() } else { known.done };
-        self.input(Input::PeerUp { peer: id, cursors: done, anew })?;
-        self.input(Input::Moved { peer: id, sequence: hello.head })?;
-        self.tell_state(true);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.out = Some(out);
+        }
         Ok(())
     }
 
@@ -163,7 +208,7 @@ impl Actor {
     /// Records of a peer.
     pub(super) fn announced(&mut self, bulk: Bulk) -> Result<(), IndexError> {
         let Bulk { peer, lane, announce } = bulk;
-        let greeted = self.peers.get(&peer).is_some_and(|p| p.out.is_some());
+        let greeted = self.peers.get(&peer).is_some_and(|p| p.greeted);
         if !greeted {
             return Ok(());
         }

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use super::actor::{Event, Inbox};
 use crate::disk::{self, ApplyRequest, Listed, Mount, ReadRequest};
 use crate::engine::Policy;
+use crate::index::{Boot, Token};
 use crate::model::{ContentId, Found, Lane, NodeId, RelPath, Sequence, Signature, limits};
 use crate::net::Announced;
 
@@ -46,9 +47,16 @@ pub(super) enum Job {
 /// A file to be made visible, with the content that came along.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub requests: Vec<ApplyRequest>,
+    pub requests: Vec<(ApplyRequest, Token)>,
+}
+
+/// Where applies are noted.
+#[derive(Debug)]
+pub(super) struct Journal {
     /// The index's log: what is journaled in it is durable before anything is visible.
-    pub journal: Arc<File>,
+    pub log: File,
+    /// What says which of them are visible.
+    pub boot: Arc<Boot>,
 }
 
 /// Lets so many pass until they are done.
@@ -89,6 +97,7 @@ impl Workers {
         mount: &Arc<Mount>,
         policy: &Arc<Policy>,
         inbox: &Arc<Inbox>,
+        journal: Journal,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let gate = Arc::new(Gate::default());
         let (jobs, job_queue) = channel();
@@ -111,7 +120,8 @@ impl Workers {
         };
         threads.push(spawn("scan", Box::new(move || walker.run(&walk_queue)))?);
         let (mount, inbox) = (mount.clone(), inbox.clone());
-        threads.push(spawn("apply", Box::new(move || apply(&group_queue, &mount, &inbox)))?);
+        let work = move || apply(&group_queue, &mount, &inbox, &journal);
+        threads.push(spawn("apply", Box::new(work))?);
         Ok((Self { jobs, walks, groups, gate }, threads))
     }
 }
@@ -215,16 +225,18 @@ pub(super) type Listing = Option<Vec<Listed>>;
 
 /// Groups that wait are done as one, up to the limit and the one that passes it: what costs is a
 /// group's three syncs, not its files.
-fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox) {
-    while let Ok(Group { mut requests, journal }) = queue.recv() {
-        while requests.len() < limits::APPLY_GROUP_MAX
+fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox, journal: &Journal) {
+    while let Ok(mut group) = queue.recv() {
+        while group.requests.len() < limits::APPLY_GROUP_MAX
             && let Ok(next) = queue.try_recv()
         {
-            requests.extend(next.requests);
+            group.requests.extend(next.requests);
         }
-        let synced = journal.sync_data();
+        let (requests, tokens): (Vec<_>, Vec<_>) = group.requests.into_iter().unzip();
+        let synced = journal.log.sync_data();
+        let visible = |i: usize| journal.boot.note_visible(tokens[i]);
         let outcomes = match synced {
-            Ok(()) => disk::apply_group(mount, &requests),
+            Ok(()) => disk::apply_group(mount, &requests, visible),
             Err(error) => {
                 let reason = format!("cannot sync the index: {error}");
                 let failed = disk::Outcome::Failed { reason, no_space: false };
@@ -249,7 +261,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = MountOptions { privileged: false, create: true };
         let mount = Mount::open(folder.path(), options).unwrap();
-        let journal = Arc::new(tempfile::tempfile().unwrap());
+        let path = folder.path().join("boot");
+        let boot = Arc::new(Boot::begin(&path).unwrap());
+        let journal = Journal { log: tempfile::tempfile().unwrap(), boot };
         let inbox = Mailbox::new(|_| 1);
         let (groups, queue) = channel();
         for name in ["a", "b", "c"] {
@@ -261,12 +275,14 @@ mod tests {
                 displaced: Displaced::Drop,
                 even_if_open: false,
             };
-            groups.send(Group { requests: vec![request], journal: journal.clone() }).unwrap();
+            let token = Token(u64::from(name.as_bytes()[0]));
+            groups.send(Group { requests: vec![(request, token)] }).unwrap();
         }
         drop(groups);
-        apply(&queue, &mount, &inbox);
+        apply(&queue, &mount, &inbox, &journal);
         let events = inbox.take(Duration::ZERO, 0).events;
         let [Event::Applied(outcomes)] = &events[..] else { panic!("{events:?}") };
         assert_eq!(3, outcomes.len());
+        assert_eq!(3, Boot::left(&path).unwrap().visible.len());
     }
 }

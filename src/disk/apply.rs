@@ -103,9 +103,14 @@ impl From<Refused> for Outcome {
     }
 }
 
-/// Applies one durability group, in order. Outcome `i` belongs to request `i`.
+/// Applies one durability group, in order. Outcome `i` belongs to request `i`; `visible` is told `i`
+/// as soon as that change is visible, before it is durable.
 #[must_use]
-pub fn apply_group(mount: &Mount, requests: &[ApplyRequest]) -> Vec<Outcome> {
+pub fn apply_group(
+    mount: &Mount,
+    requests: &[ApplyRequest],
+    mut visible: impl FnMut(usize),
+) -> Vec<Outcome> {
     let mut uses = staged_uses(requests);
     let mut syncs = sync::StageSync::default();
     let mut plans = Vec::with_capacity(requests.len());
@@ -119,8 +124,14 @@ pub fn apply_group(mount: &Mount, requests: &[ApplyRequest]) -> Vec<Outcome> {
         }
     }
     let mut placer = Placer::new(mount);
-    let place = |(request, plan)| placer.place(request, plan);
-    let mut outcomes: Vec<Outcome> = requests.iter().zip(plans).map(place).collect();
+    let place = |(i, (request, plan))| {
+        let outcome = placer.place(request, plan);
+        if outcome.is_done() {
+            visible(i);
+        }
+        outcome
+    };
+    let mut outcomes: Vec<Outcome> = requests.iter().zip(plans).enumerate().map(place).collect();
     placer.finish(requests, &mut outcomes);
     outcomes
 }

@@ -43,6 +43,7 @@ pub use scan::{Listed, list};
 pub use stage::{
     StageError, Staged, exists_complete, expire_stage, open_content, open_staged, stage_from_local,
 };
+pub use sync::everything as sync_everything;
 pub use trash::{KeptId, expire_trash, kept};
 
 /// Name of trefoil's own directory in the root of a mount. Never mirrored.

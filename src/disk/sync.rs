@@ -94,6 +94,14 @@ fn sync_one(mount: &Mount, fd: impl AsFd, call: Call) -> Result<(), Refused> {
     call.run(|| fsync(fd.as_fd()))
 }
 
+/// Makes everything durable that was ever written to the mount's file system.
+///
+/// # Errors
+/// What the operating system refused.
+pub fn everything(mount: &Mount) -> Result<(), Refused> {
+    sync_all(mount, SYNC_CHANGED)
+}
+
 fn sync_all(mount: &Mount, call: Call) -> Result<(), Refused> {
     Counters::add(&mount.counters.syncs, 1);
     call.run(|| syncfs(&mount.root))

@@ -103,8 +103,14 @@ pub enum Input {
         /// What came of it.
         outcome: Outcome,
     },
-    /// index: this was being applied when the daemon ended. It may be on the disk already.
-    Journaled(Record),
+    /// index: this was being applied when the daemon ended.
+    Journaled {
+        /// With the version that it gets here.
+        record: Record,
+        /// Whether it is known to have become visible: then what is at the path now was made after
+        /// it. Otherwise it may have.
+        visible: bool,
+    },
     /// net: a peer is connected and announces everything after these cursors.
     PeerUp {
         /// Who.
@@ -387,7 +393,7 @@ impl Engine {
             Input::Considered(considered) => self.considered(now, *considered),
             Input::Fetched { path, content, result } => self.fetched(now, &path, content, result),
             Input::Applied { path, outcome } => self.applied(now, &path, outcome),
-            Input::Journaled(record) => self.journaled(now, record),
+            Input::Journaled { record, visible } => self.journaled(now, record, visible),
             Input::PeerUp { peer, cursors, anew } => self.peer_up(now, peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),

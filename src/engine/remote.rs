@@ -116,9 +116,13 @@ impl Engine {
         }
     }
 
-    pub(super) fn journaled(&mut self, now: Now, record: Record) {
+    pub(super) fn journaled(&mut self, now: Now, record: Record, visible: bool) {
         let path = record.path.clone();
-        self.slots.entry(path.clone()).or_default().journaled = Some(Box::new(record));
+        if visible {
+            self.store(now, record, None, None);
+        } else {
+            self.slots.entry(path.clone()).or_default().journaled = Some(Box::new(record));
+        }
         self.look_again(now, &path, 0);
     }
 

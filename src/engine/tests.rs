@@ -92,14 +92,25 @@ impl Story {
     fn removed(&mut self, text: &str, sequence: u64, after: Option<u64>) -> Vec<String> {
         let ours = self.ours(&path(text));
         let version = version(100 + sequence, ours.as_ref().map(|ours| &ours.version));
+        let theirs = Record { path: path(text), entry: None, version };
+        self.announced(Lane::Normal, sequence, after, theirs)
+    }
+
+    fn announced(
+        &mut self,
+        lane: Lane,
+        sequence: u64,
+        after: Option<u64>,
+        theirs: Record,
+    ) -> Vec<String> {
         self.tell(Input::Announced(Box::new(Announced {
             peer: PEER,
-            lane: Lane::Normal,
+            lane,
             sequence: Sequence(sequence),
             after: after.map(Sequence),
-            theirs: Record { path: path(text), entry: None, version },
+            ours: self.ours(&theirs.path),
+            theirs,
             content: false,
-            ours,
         })))
     }
 
@@ -119,6 +130,17 @@ impl Story {
             path: path(text),
             found,
             ours: Some(ours),
+            parent_live: true,
+            has_children: false,
+            group: None,
+        })))
+    }
+
+    fn seen_absent(&mut self, text: &str) -> Vec<String> {
+        self.tell(Input::Seen(Box::new(Seen {
+            path: path(text),
+            found: Found::Absent,
+            ours: self.ours(&path(text)),
             parent_live: true,
             has_children: false,
             group: None,
@@ -166,4 +188,39 @@ fn a_file_that_keeps_changing_is_tried_again_every_second() {
         let after_a_second = if at_once.is_empty() { story.pass(1000) } else { at_once };
         assert_eq!(["apply f"], *after_a_second);
     }
+}
+
+#[test]
+fn what_was_visible_before_a_crash_and_is_gone_after_it_was_removed() {
+    let mut story = Story::new(Vec::new());
+    let record = file("f", 1);
+    let said = story.tell(Input::Journaled { record: record.clone(), visible: true });
+    assert_eq!(["keep f", "read f"], *said);
+    assert_eq!(["remove f"], *story.seen_absent("f"));
+    let removal = story.ours(&path("f")).unwrap();
+    assert!(removal.version.seen.contains(record.version.stamp), "nobody brings it back");
+}
+
+#[test]
+fn what_may_never_have_been_visible_is_not_removed() {
+    let mut story = Story::new(Vec::new());
+    let said = story.tell(Input::Journaled { record: file("f", 1), visible: false });
+    assert_eq!(["read f"], *said);
+    assert!(story.seen_absent("f").is_empty());
+}
+
+#[test]
+fn a_directory_that_comes_ahead_of_its_turn_is_newer_than_its_removal() {
+    // The removal is held until everything before it is there; meanwhile its successor comes along
+    // with a file, which must neither go with the old directory nor keep it.
+    let mut story = Story::new(vec![live("d", Kind::Dir, 1)]);
+    let ours = story.ours(&path("d")).unwrap();
+    assert!(story.removed("d", 10, Some(10)).is_empty());
+    let removal = version(110, Some(&ours.version));
+    let mut again = live("d", Kind::Dir, 0);
+    again.version = version(120, Some(&removal));
+    let said = story.announced(Lane::Urgent, 0, None, again.clone());
+    assert_eq!(["apply d"], *said, "the new one, not the removal");
+    assert_eq!(["keep d"], *story.applied("d", Outcome::Done(None)));
+    assert_eq!(Some(again.version), story.ours(&path("d")).map(|ours| ours.version));
 }

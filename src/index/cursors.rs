@@ -2,7 +2,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::{Index, IndexError, reading, signed, unsigned};
+use super::{Index, IndexError, Token, reading, signed, unsigned};
 use crate::model::{Incarnation, Lane, NodeId, Record, RelPath, Sequence};
 
 /// Positions with a peer, per lane in order of [`Lane::ALL`].
@@ -58,9 +58,35 @@ impl Index {
         self.begin()?;
         let id = signed(peer.0);
         self.execute("write", "DELETE FROM cursors WHERE peer = ?1", [id])?;
-        self.execute("write", "UPDATE records SET via = 0 WHERE via = ?1", [id])?;
+        self.forget_via(peer)?;
         let sql = "INSERT OR REPLACE INTO peers (peer, incarnation) VALUES (?1, ?2)";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
+    }
+
+    /// A peer's index goes on as another life from `until`: what it told after that is to be told
+    /// anew, and it may have forgotten whatever it told.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn continue_peer(
+        &mut self,
+        peer: NodeId,
+        incarnation: Incarnation,
+        until: Sequence,
+    ) -> Result<(), IndexError> {
+        self.begin()?;
+        let id = signed(peer.0);
+        let sql = "UPDATE cursors SET done = min(done, ?2) WHERE peer = ?1";
+        self.execute("write", sql, (id, signed(until.0)))?;
+        self.forget_via(peer)?;
+        let sql = "UPDATE peers SET incarnation = ?2 WHERE peer = ?1";
+        self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
+    }
+
+    /// A peer is to be told what it had told itself.
+    fn forget_via(&self, peer: NodeId) -> Result<(), IndexError> {
+        let sql = "UPDATE records SET via = 0 WHERE via = ?1";
+        self.execute("write", sql, [signed(peer.0)]).map(drop)
     }
 
     /// Notes up to where a peer's changes are durable here.
@@ -98,15 +124,17 @@ impl Index {
     }
 
     /// Notes that this record is about to be made visible. [`Index::commit`] and [`Index::sync`]
-    /// come before the apply.
+    /// come before the apply. Gives the apply's token, the same as [`Index::journaled`].
     ///
     /// # Errors
     /// [`IndexError`].
-    pub fn journal(&mut self, record: &Record) -> Result<(), IndexError> {
-        let Some((dir, name)) = record.path.split() else { return Ok(()) };
+    pub fn journal(&mut self, record: &Record) -> Result<Token, IndexError> {
+        let bytes = record.encode();
+        let token = token(&bytes);
+        let Some((dir, name)) = record.path.split() else { return Ok(token) };
         self.begin()?;
         let sql = "INSERT OR REPLACE INTO journal (dir, name, record) VALUES (?1, ?2, ?3)";
-        self.execute("write", sql, (dir, name, record.encode())).map(drop)
+        self.execute("write", sql, (dir, name, bytes)).map(|_| token)
     }
 
     /// The apply is over, whatever came of it.
@@ -124,15 +152,23 @@ impl Index {
     ///
     /// # Errors
     /// [`IndexError`].
-    pub fn journaled(&self) -> Result<Vec<Record>, IndexError> {
+    pub fn journaled(&self) -> Result<Vec<(Record, Token)>, IndexError> {
         let mut statement = self.db.prepare("SELECT record FROM journal").map_err(reading)?;
         let rows = statement.query_map((), |row| row.get::<_, Vec<u8>>(0)).map_err(reading)?;
         rows.map(|bytes| {
-            Record::decode(&bytes.map_err(reading)?)
-                .map_err(|source| IndexError::Decode { path: RelPath::root(), source })
+            let bytes = bytes.map_err(reading)?;
+            let record = Record::decode(&bytes)
+                .map_err(|source| IndexError::Decode { path: RelPath::root(), source })?;
+            Ok((record, token(&bytes)))
         })
         .collect()
     }
+}
+
+/// Of the path and its version, which the record's bytes hold.
+fn token(record: &[u8]) -> Token {
+    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(record).as_bytes();
+    Token(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
 #[cfg(test)]
@@ -152,6 +188,31 @@ mod tests {
     }
 
     #[test]
+    fn a_life_goes_on_from_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
+        assert_eq!(None, index.former().unwrap());
+        index.begin().unwrap();
+        index.store(&record("a", 1), None, Lane::Normal, Some(NodeId(2)), 5_000_000).unwrap();
+        index.set_done(NodeId(2), Lane::Forward, Sequence(4)).unwrap();
+        index.set_done(NodeId(2), Lane::Normal, Sequence(9)).unwrap();
+        index.begin_life(Incarnation(8)).unwrap();
+        let done =
+            |index: &Index, lane: Lane| index.cursors(NodeId(2)).unwrap().done[lane as usize].1;
+        assert_eq!((0, 9), (done(&index, Lane::Forward).0, done(&index, Lane::Normal).0));
+        index.continue_peer(NodeId(2), Incarnation(3), Sequence(6)).unwrap();
+        assert_eq!(Sequence(6), done(&index, Lane::Normal));
+        let row = index.row(&record("a", 1).path).unwrap();
+        assert_eq!(None, row.unwrap().via);
+        index.commit().unwrap();
+        drop(index);
+        let (index, _) = Index::open(&path, Incarnation(9)).unwrap();
+        assert_eq!(Incarnation(8), index.incarnation());
+        assert_eq!(Some((Incarnation(7), Sequence(5000))), index.former().unwrap());
+    }
+
+    #[test]
     fn what_was_committed_is_there_after_opening_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
@@ -161,7 +222,7 @@ mod tests {
         for (at, name) in ["a", "a/b", "a/b/c", "ab", "z"].iter().enumerate() {
             index.store(&record(name, at as u64 + 1), None, Lane::Normal, None, 0).unwrap();
         }
-        index.journal(&record("z", 9)).unwrap();
+        let token = index.journal(&record("z", 9)).unwrap();
         index.set_done(NodeId(2), Lane::Urgent, Sequence(5)).unwrap();
         index.commit().unwrap();
         index.sync().unwrap();
@@ -180,7 +241,7 @@ mod tests {
         assert_eq!(3, index.count_children(&RelPath::root(), 9).unwrap());
         let (rows, through) = index.rows_after(Lane::Normal, Sequence(2), 2, NodeId(3)).unwrap();
         assert_eq!((2, Sequence(4)), (rows.len(), through));
-        assert_eq!(vec![record("z", 9)], index.journaled().unwrap());
+        assert_eq!(vec![(record("z", 9), token)], index.journaled().unwrap());
         assert_eq!((Lane::Urgent, Sequence(5)), index.cursors(NodeId(2)).unwrap().done[0]);
     }
 

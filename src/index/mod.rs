@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
+mod boot;
 mod cursors;
 mod records;
 mod schema;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+pub use self::boot::{Boot, Token};
 pub use self::cursors::Cursors;
 pub use self::records::{Child, Row};
 use crate::engine::fingerprint::Fingerprint;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{Index, IndexError, reading, signed, unsigned};
 use crate::engine::fingerprint::Fingerprint;
@@ -12,7 +12,8 @@ use crate::model::{Incarnation, Lane, Sequence};
 const SCHEMA: i64 = 1;
 
 /// A path is kept as its directory and its name, so that a directory's children lie together.
-/// `via` is the peer a record was learned from, 0 for an edit made here.
+/// `via` is the peer a record was learned from, 0 for an edit made here. `former` is the life of the
+/// index that this one goes on from, and its last sequence.
 const TABLES: &str = "
 CREATE TABLE records (
   dir BLOB NOT NULL, name BLOB NOT NULL,
@@ -32,6 +33,9 @@ CREATE TABLE cursors (
   peer INTEGER NOT NULL, lane INTEGER NOT NULL,
   done INTEGER NOT NULL, acknowledged INTEGER NOT NULL,
   PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
+CREATE TABLE former (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  incarnation INTEGER NOT NULL, head INTEGER NOT NULL) STRICT;
 CREATE TABLE state (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   incarnation INTEGER NOT NULL, scanned INTEGER NOT NULL,
@@ -105,6 +109,37 @@ impl Index {
             totals.versions.to_bytes(),
         );
         self.execute("write", sql, parameters).map(drop)
+    }
+
+    /// Goes on as another life after the power went, which may have taken the last commits. Peers
+    /// have what was in those, and new changes come in their place with the same sequences. What
+    /// peers have learned from this node is to be told to it again.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn begin_life(&mut self, new: Incarnation) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT OR REPLACE INTO former VALUES (1, ?1, ?2)";
+        self.execute("write", sql, (signed(self.incarnation.0), signed(self.head.0)))?;
+        self.execute("write", "UPDATE state SET incarnation = ?1", [signed(new.0)])?;
+        let sql = "UPDATE cursors SET done = 0 WHERE lane = ?1";
+        self.execute("write", sql, [Lane::Forward.number()])?;
+        self.incarnation = new;
+        self.commit()?;
+        self.sync()
+    }
+
+    /// The life that this one goes on from, and its last sequence.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn former(&self) -> Result<Option<(Incarnation, Sequence)>, IndexError> {
+        let sql = "SELECT incarnation, head FROM former";
+        let read = |row: &rusqlite::Row<'_>| {
+            let (life, head) = (row.get(0)?, row.get(1)?);
+            Ok((Incarnation(unsigned(life)), Sequence(unsigned(head))))
+        };
+        self.db.query_row(sql, (), read).optional().map_err(reading)
     }
 
     /// Whether the first scan of this index has ended: what is found later is an edit.

@@ -6,6 +6,25 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u64);
 
+/// The bits of a node's id in which its authors differ.
+const AUTHOR_BITS: u64 = 0xffff;
+
+impl NodeId {
+    /// Who this node's edits are by during one life of its index. An author who had seen nothing but
+    /// what he remembers would otherwise claim all he ever made: what a node finds on its disk
+    /// without an index would win over what it had announced before.
+    #[must_use]
+    pub fn author(self, life: Incarnation) -> Self {
+        Self(self.0 & !AUTHOR_BITS | life.0 & AUTHOR_BITS)
+    }
+
+    /// Whether `author` is one of this node's.
+    #[must_use]
+    pub fn is_by(self, author: Self) -> bool {
+        self.0 | AUTHOR_BITS == author.0 | AUTHOR_BITS
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -122,10 +122,13 @@ impl World {
     /// they are.
     fn cut_power(&mut self, at: usize) {
         self.kill(at);
+        let incarnation = Incarnation(self.fresh_id());
         let node = &mut self.nodes[at];
         let lost = self.rng.index(node.index.unsynced() + 1);
         node.index.lose(lost);
-        node.index.restart_forwards();
+        node.index.begin_life(incarnation);
+        node.visible.clear();
+        node.author = NodeId(node.author.0 + AUTHORS);
         let writers = std::mem::take(&mut node.writers);
         for writer in writers.values() {
             if let Some(inode) = node.disk.inode_mut(writer.inode) {

@@ -28,13 +28,15 @@ enum Undo {
 #[derive(Debug)]
 pub struct Index {
     pub incarnation: Incarnation,
+    /// The life that this one goes on from, and its last sequence: a power cut took what came after.
+    pub former: Option<(Incarnation, Sequence)>,
     pub rows: BTreeMap<RelPath, Row>,
     pub by_sequence: BTreeMap<Sequence, RelPath>,
     pub journal: BTreeMap<RelPath, Record>,
     pub cursors: BTreeMap<NodeId, (Incarnation, Cursors)>,
     pub head: Sequence,
-    /// What was ever counted up to; reserved durably ahead of its use, so no crash takes it back.
-    pub reserved: u64,
+    /// The highest counter of any stamp.
+    pub last_counter: u64,
     pub versions: Fingerprint,
     pub entries: Fingerprint,
     batch: Vec<Undo>,
@@ -47,12 +49,13 @@ impl Index {
     pub fn new(incarnation: Incarnation) -> Self {
         Self {
             incarnation,
+            former: None,
             rows: BTreeMap::new(),
             by_sequence: BTreeMap::new(),
             journal: BTreeMap::new(),
             cursors: BTreeMap::new(),
             head: Sequence(0),
-            reserved: 0,
+            last_counter: 0,
             versions: Fingerprint::default(),
             entries: Fingerprint::default(),
             batch: Vec::new(),
@@ -93,7 +96,7 @@ impl Index {
         let signature = if record.is_live() { signature.or(known) } else { None };
         self.head = Sequence(wall_ns.max(self.head.0 + 1));
         let stamps = record.version.stamp.counter.max(record.version.touched.counter);
-        self.reserved = self.reserved.max(stamps);
+        self.last_counter = self.last_counter.max(stamps);
         let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
         let was = old.map(|old| (old.lane, old.sequence));
         let row = Row { record, signature, sequence: self.head, lane, from, ordered };
@@ -157,12 +160,24 @@ impl Index {
         self.sync();
     }
 
-    /// The last commits may be lost: what peers had from us is asked for again.
-    pub fn restart_forwards(&mut self) {
+    /// The last commits may be lost. What peers had of them is not what comes in their place, so
+    /// this goes on as another life of the index; and what they had from us we ask for again.
+    pub fn begin_life(&mut self, incarnation: Incarnation) {
+        self.former = Some((self.incarnation, self.head));
+        self.incarnation = incarnation;
         for (_, cursors) in self.cursors.values_mut() {
             cursors.retain(|&(lane, _)| lane != Lane::Forward);
         }
         self.sync();
+    }
+
+    /// Up to where somebody has this index whose cursors are of that life; nothing if they are of
+    /// none that this index knows of.
+    pub fn is_of(&self, heard: Incarnation) -> Option<Sequence> {
+        if heard == self.incarnation {
+            return Some(Sequence(u64::MAX));
+        }
+        self.former.filter(|former| former.0 == heard).map(|former| former.1)
     }
 
     pub fn commit(&mut self) {
@@ -205,5 +220,10 @@ impl Index {
             }
         }
         self.commits.clear();
+        let rows = self.rows.values().map(|row| row.sequence).max();
+        self.head = rows.unwrap_or_default();
+        let counters = self.rows.values().map(|row| &row.record.version);
+        let counters = counters.map(|version| version.stamp.counter.max(version.touched.counter));
+        self.last_counter = counters.max().unwrap_or_default();
     }
 }

@@ -29,15 +29,11 @@ pub struct Ledger {
     finished: BTreeMap<ContentId, Write>,
     /// Who put content where it is: wrote it there, or renamed it.
     placed: BTreeMap<(ContentId, RelPath), usize>,
-    /// What a crash kept an index from noting although it was visible, by node.
-    unnoted: BTreeSet<(usize, ContentId, RelPath)>,
     /// What a write replaced, on the disk where it was made.
     previous: BTreeMap<ContentId, ContentId>,
     /// Content that someone who had it before him replaced or removed.
     superseded: BTreeMap<ContentId, BTreeSet<usize>>,
     destroyed: BTreeSet<(ContentId, RelPath)>,
-    /// The same, by node.
-    destroyed_at: BTreeSet<(usize, ContentId, RelPath)>,
     /// Content whose metadata or place was changed: a concurrent removal does not win.
     edited: BTreeSet<ContentId>,
     /// Paths that something was removed from.
@@ -68,34 +64,7 @@ impl World {
     pub fn supersede(&mut self, at: usize, path: &RelPath) {
         if let Some(content) = self.content_at(at, path) {
             self.ledger.superseded.entry(content).or_default().insert(at);
-            self.destroy(at, path, content);
-        }
-    }
-
-    fn destroy(&mut self, at: usize, path: &RelPath, content: ContentId) {
-        self.ledger.destroyed_at.insert((at, content, path.clone()));
-        if !self.ledger.unnoted.contains(&(at, content, path.clone())) {
             self.ledger.destroyed.insert((content, path.clone()));
-        }
-    }
-
-    /// The daemon ends in the middle of applies. Of what is gone from the disk at its next start, it
-    /// cannot tell whether it was ever visible. Then it is taken as not yet applied, and may come
-    /// back: that loses nothing.
-    pub fn note_unnoted(&mut self, at: usize) {
-        let node = &self.nodes[at];
-        for (path, record) in &node.index.journal {
-            let wanted = record.entry.as_ref().and_then(Entry::content).map(|(id, _)| id);
-            let there = node.disk.at(path).and_then(Inode::content).map(|content| content.id);
-            let known = node.index.record(path).is_some_and(|ours| ours.entry == record.entry);
-            let Some(content) = wanted.filter(|_| !known) else { continue };
-            let unnoted = (at, content, path.clone());
-            if self.ledger.destroyed_at.contains(&unnoted) {
-                self.ledger.destroyed.remove(&(content, path.clone()));
-            }
-            if there == wanted {
-                self.ledger.unnoted.insert(unnoted);
-            }
         }
     }
 
@@ -143,7 +112,7 @@ impl World {
         for path in self.nodes[at].disk.below(old).into_iter().chain([old.clone()]) {
             if let Some(content) = self.content_at(at, &path) {
                 self.ledger.edited.insert(content);
-                self.destroy(at, &path, content);
+                self.ledger.destroyed.insert((content, path.clone()));
             }
             self.ledger.gone.insert(path);
         }
@@ -190,9 +159,6 @@ impl World {
     /// Only what an application finished is announced, or what it left open for long.
     pub fn check_store(&mut self, at: usize, record: &Record, from: Option<NodeId>) {
         let content = record.entry.as_ref().and_then(Entry::content);
-        if let Some((content, _)) = content {
-            self.ledger.unnoted.remove(&(at, content, record.path.clone()));
-        }
         let Some((content, _)) = content.filter(|_| from.is_none()) else { return };
         let stamps = self.ledger.stamps.entry((content, record.path.clone())).or_default();
         stamps.insert(record.version.stamp);
@@ -322,7 +288,9 @@ impl World {
                     format!("hinted {}", hints.iter().map(one).collect::<String>())
                 }
                 Input::Swept(record) => format!("swept {}", show(record)),
-                Input::Journaled(record) => format!("journaled {}", show(record)),
+                Input::Journaled { record, visible } => {
+                    format!("journaled {} visible {visible}", show(record))
+                }
                 other => format!("{other:?}"),
             };
             self.note(|_| format!("n{at} < {text}"));

@@ -59,7 +59,10 @@ pub enum Feed {
         path: RelPath,
         outcome: Outcome,
     },
-    Journaled(Record),
+    Journaled {
+        record: Record,
+        visible: bool,
+    },
     Plain(Input),
     Tick,
 }
@@ -141,7 +144,12 @@ impl World {
                 self.nodes[at].index.forget_apply(&path);
                 Input::Applied { path, outcome }
             }
-            Feed::Journaled(record) => Input::Journaled(record),
+            Feed::Journaled { record, visible } => {
+                if visible {
+                    self.nodes[at].index.forget_apply(&record.path);
+                }
+                Input::Journaled { record, visible }
+            }
             Feed::Plain(input) => input,
             Feed::Tick => Input::Tick,
         };
@@ -341,6 +349,9 @@ impl World {
             };
             format!("n{at} applied {} {text}", show(&job.record))
         });
+        if matches!(outcome, Outcome::Done(_)) {
+            self.nodes[at].visible.insert(job.record.path.clone(), job.record.version.clone());
+        }
         let path = job.record.path;
         self.nodes[at].done.push(Feed::Applied { path, outcome });
         let node = &mut self.nodes[at];

@@ -66,14 +66,20 @@ impl World {
         let (id, incarnation) = (self.nodes[from].id, self.nodes[from].index.incarnation);
         let receiver = &self.nodes[to];
         let received = receiver.engine.as_ref().map(|e| e.received(id)).unwrap_or_default();
-        let known = if received.is_empty() {
-            receiver.index.cursors.get(&id).cloned()
+        let same = receiver.heard.get(&from) == Some(&incarnation) && !received.is_empty();
+        // What came of another life of the index, and is not done, is asked for again.
+        let known = if same {
+            Some((incarnation, received))
         } else {
-            receiver.heard.get(&from).map(|&heard| (heard, received))
+            receiver.index.cursors.get(&id).cloned()
         };
-        let known = known.filter(|&(heard, _)| heard == incarnation);
-        let anew = known.is_none();
-        let cursors = known.map(|(_, cursors)| cursors).unwrap_or_default();
+        let heard = known.as_ref().map(|&(heard, _)| heard);
+        let known = known.and_then(|(heard, cursors)| {
+            let until = self.nodes[from].index.is_of(heard)?;
+            Some(cursors.into_iter().map(|(lane, at)| (lane, at.min(until))).collect::<Vec<_>>())
+        });
+        let anew = heard != Some(incarnation);
+        let cursors = known.unwrap_or_default();
         // Who goes on from the start there has lost what it had told us.
         let forward = cursors.iter().find(|&&(lane, _)| lane == Lane::Forward);
         if forward.is_none_or(|&(_, sequence)| sequence == Sequence(0)) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use trefoil::engine::clock::Now;
 use trefoil::engine::session::Outgoing;
 use trefoil::engine::{Class, ClassTable, Engine, Hint, Input, Pattern, Policy, Setup};
-use trefoil::model::{ContentId, Incarnation, NodeId, Record, RelPath};
+use trefoil::model::{ContentId, Incarnation, NodeId, Record, RelPath, Version};
 
 use crate::disk::Disk;
 use crate::faults::Fault;
@@ -114,6 +114,8 @@ pub struct Node {
     pub scanning: bool,
     pub group: VecDeque<Job>,
     pub done: Vec<Feed>,
+    /// What became visible while the machine was on.
+    pub visible: BTreeMap<RelPath, Version>,
     pub applying: bool,
     /// When the last outcomes come back.
     pub answer_at: Micros,
@@ -324,14 +326,19 @@ impl World {
         let policy = Arc::clone(&self.policy);
         let node = &mut self.nodes[at];
         node.powered = true;
-        let (node_id, last_counter) = (node.author, node.index.reserved);
+        let (node_id, last_counter) = (node.author, node.index.last_counter);
         let setup = Setup { node: node_id, policy, keeps_owners: true, joining, last_counter };
         node.engine = Some(Engine::new(setup));
         node.life += 1;
         node.scanning = true;
+        let was_visible = std::mem::take(&mut node.visible);
         let journal: Vec<Record> = node.index.journal.values().cloned().collect();
         self.note(|_| format!("n{at} starts, joining {joining}, journal {}", journal.len()));
-        let mut feeds: Vec<_> = journal.into_iter().map(Feed::Journaled).collect();
+        let journaled = |record: Record| {
+            let visible = was_visible.get(&record.path) == Some(&record.version);
+            Feed::Journaled { record, visible }
+        };
+        let mut feeds: Vec<_> = journal.into_iter().map(journaled).collect();
         feeds.push(Feed::Plain(Input::Scan(RelPath::root())));
         self.feed(at, feeds);
         for other in (0..self.nodes.len()).filter(|&other| other != at) {
@@ -345,7 +352,6 @@ impl World {
         for other in (0..self.nodes.len()).filter(|&other| other != at) {
             self.disconnect(at, other);
         }
-        self.note_unnoted(at);
         let node = &mut self.nodes[at];
         node.engine = None;
         node.life += 1;
@@ -429,6 +435,7 @@ impl Node {
             scanning: false,
             group: VecDeque::new(),
             done: Vec::new(),
+            visible: BTreeMap::new(),
             applying: false,
             answer_at: 0,
             conflicts: Vec::new(),

@@ -169,7 +169,7 @@ fn a_hard_link_is_made_to_the_very_file() {
     *group = Some(LinkGroup(1));
     let first = request(b"a", Some(entry.clone()), Source::Inline((*b"shared").into()));
     let link = |path: &[u8]| request(path, Some(entry.clone()), Source::LinkTo(rel("a")));
-    let outcomes = apply_group(&f.mount, &[first, link(b"b")]);
+    let outcomes = apply_group(&f.mount, &[first, link(b"b")], |_| {});
     let now = f.entry("a").1;
     for outcome in &outcomes {
         let Outcome::Done { signature: Some(signature) } = outcome else { panic!("{outcome:?}") };

@@ -9,7 +9,7 @@ use super::*;
 fn a_tree_is_made_and_removed_in_one_group() {
     let f = fixture();
     let make = [put_dir(b"d"), put_dir(b"d/e"), put_file(b"d/e/f", b"x"), put_file(b"d/g", b"y")];
-    let outcomes = apply_group(&f.mount, &make);
+    let outcomes = apply_group(&f.mount, &make, |_| {});
     for (request, outcome) in make.iter().zip(outcomes) {
         let Outcome::Done { signature } = outcome else { panic!("{}: {outcome:?}", request.path) };
         f.check_is(&request.path, request.target.as_ref(), signature);
@@ -22,7 +22,7 @@ fn a_tree_is_made_and_removed_in_one_group() {
             ApplyRequest { expected: Some(f.entry(path)), ..delete(path) }
         })
         .collect();
-    assert!(apply_group(&f.mount, &remove).iter().all(done));
+    assert!(apply_group(&f.mount, &remove, |_| {}).iter().all(done));
     assert_eq!(Found::Absent, f.look("d"));
 }
 
@@ -39,6 +39,7 @@ fn one_failure_stops_no_other() {
             request(b"b", Some(file(b"b", 0o644)), Source::Staged),
             put_file(b"c", b"c"),
         ],
+        |_| {},
     );
     assert_eq!(Outcome::Changed, outcomes[0]);
     assert_eq!(Outcome::ParentMissing, outcomes[1]);
@@ -61,7 +62,7 @@ fn changing_children_leaves_the_directorys_time() {
         ApplyRequest { expected: replaced, ..put_file(b"d/other", b"yy") },
         put_file(b"top", b"x"),
     ];
-    assert!(apply_group(&f.mount, &group).iter().all(done));
+    assert!(apply_group(&f.mount, &group, |_| {}).iter().all(done));
     assert_eq!((root, dir), (mtime(f.dir.path()), mtime(&f.path("d"))));
 }
 
@@ -89,7 +90,7 @@ fn a_directory_in_the_group_gets_its_own_time() {
             rustix::fs::AtFlags::empty(),
         )
         .unwrap();
-        let outcomes = apply_group(&f.mount, &group);
+        let outcomes = apply_group(&f.mount, &group, |_| {});
         assert!(outcomes.iter().all(done), "{outcomes:?}");
         assert_eq!((42, 42), mtime(&f.path("d")));
         let at = group.iter().position(|r| r.path == rel("d")).unwrap();
@@ -124,7 +125,7 @@ fn content_in_the_stage_serves_every_request_of_a_group() {
     staged.write(b"twice").unwrap();
     staged.finish().unwrap();
     let put = |path: &[u8]| request(path, Some(file(b"twice", 0o644)), Source::Staged);
-    let outcomes = apply_group(&f.mount, &[put(b"a"), put(b"b")]);
+    let outcomes = apply_group(&f.mount, &[put(b"a"), put(b"b")], |_| {});
     assert!(outcomes.iter().all(done), "{outcomes:?}");
     assert_ne!(inode(&f.path("a")), inode(&f.path("b")));
     assert!(!exists_complete(&f.mount, ContentId::of(b"twice")));
@@ -137,6 +138,6 @@ fn many_files_cost_few_syncs() {
     assert!(done(&f.apply(put_dir(b"d"))));
     let before = f.mount.counters.syncs.load(Ordering::Relaxed);
     let group: Vec<_> = (0..100).map(|i| put_file(format!("d/{i}").as_bytes(), b"x")).collect();
-    assert!(apply_group(&f.mount, &group).iter().all(done));
+    assert!(apply_group(&f.mount, &group, |_| {}).iter().all(done));
     assert_eq!(2, f.mount.counters.syncs.load(Ordering::Relaxed) - before);
 }

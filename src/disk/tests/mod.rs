@@ -124,7 +124,7 @@ impl Fixture {
     }
 
     fn apply(&self, request: ApplyRequest) -> Outcome {
-        apply_group(&self.mount, &[request]).remove(0)
+        apply_group(&self.mount, &[request], |_| {}).remove(0)
     }
 
     /// Applies, expecting what is there now.

@@ -58,6 +58,8 @@ pub struct MountHello {
     pub paused: bool,
     /// The last sequence the sender's index gave.
     pub head: Sequence,
+    /// The life that this one of the sender's index goes on from, and up to which sequence.
+    pub former: Option<(Incarnation, Sequence)>,
 }
 
 /// How far a node is with a mount.
@@ -156,6 +158,10 @@ struct MountHelloBytes {
     paused: bool,
     #[prost(uint64, tag = "7")]
     head: u64,
+    #[prost(fixed64, tag = "8")]
+    former: u64,
+    #[prost(uint64, tag = "9")]
+    former_head: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -293,6 +299,8 @@ impl From<&MountHello> for MountHelloBytes {
             cursors: cursor_bytes(&hello.cursors),
             paused: hello.paused,
             head: hello.head.0,
+            former: hello.former.map_or(0, |(life, _)| life.0),
+            former_head: hello.former.map_or(0, |(_, head)| head.0),
         }
     }
 }
@@ -312,6 +320,8 @@ impl TryFrom<MountHelloBytes> for MountHello {
             cursors: cursors(&bytes.cursors)?,
             paused: bytes.paused,
             head: Sequence(bytes.head),
+            former: (bytes.former != 0)
+                .then_some((Incarnation(bytes.former), Sequence(bytes.former_head))),
         })
     }
 }

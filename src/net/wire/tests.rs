@@ -26,6 +26,8 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
     let numbers = any::<[u64; 5]>();
     let hashes = any::<[[u8; 32]; 2]>();
     let links = prop::collection::vec(1_u64.., 0..5);
+    let former = prop::option::of((1_u64.., any::<u64>()))
+        .prop_map(|life| life.map(|(id, head)| (Incarnation(id), Sequence(head))));
     prop_oneof![
         (any::<(u8, u8, u64)>(), "[a-z]{1,9}", "[a-z.]{0,9}").prop_map(
             |((min, more, features), name, release)| {
@@ -35,8 +37,8 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
             }
         ),
         member_lists().prop_map(ControlMessage::Members),
-        ("[a-z/]{1,9}", any::<[u8; 32]>(), 1_u64.., any::<(u64, bool, u64)>(), cursors()).prop_map(
-            |(mount, policy, incarnation, (known, paused, head), cursors)| {
+        ("[a-z/]{1,9}", any::<[u8; 32]>(), 1_u64.., any::<(u64, bool, u64)>(), cursors(), former)
+            .prop_map(|(mount, policy, incarnation, (known, paused, head), cursors, former)| {
                 ControlMessage::MountHello(MountHello {
                     mount,
                     policy,
@@ -45,9 +47,9 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
                     cursors,
                     paused,
                     head: Sequence(head),
+                    former,
                 })
-            }
-        ),
+            }),
         ("[a-z/]{1,9}", numbers, hashes, links, "[a-z ]{0,9}").prop_map(
             |(mount, [head, files, bytes, pending, problems], [a, b], links, halted)| {
                 ControlMessage::State(Box::new(MountState {

@@ -40,6 +40,9 @@ impl net::Handler for Handler {
                     ControlMessage::Ack(ack) => &ack.mount,
                     _ => return,
                 };
+                if let ControlMessage::MountHello(hello) = &message {
+                    self.0.note_hello(peer, hello);
+                }
                 match self.0.actor(mount) {
                     Some(actor) => actor.inbox.push(Event::Control { peer, message }),
                     None => tracing::debug!(mount, "a peer has a mount that is not here"),

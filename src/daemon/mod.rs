@@ -38,7 +38,7 @@ use crate::control::{self, ControlSocket};
 use crate::disk;
 use crate::engine::{Class, ClassTable, Policy};
 use crate::model::NodeId;
-use crate::net::{self, LinkHandle, Members, Net, NetConfig};
+use crate::net::{self, ControlMessage, LinkHandle, Members, MountHello, Net, NetConfig};
 
 /// This program's release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -83,6 +83,13 @@ pub(crate) struct ActorHandle {
     mount: Arc<disk::Mount>,
 }
 
+/// A link, with what a mount that is opened later has missed on it.
+struct Linked {
+    link: LinkHandle,
+    /// The peer's last greeting for each of its mounts, by the mount's name.
+    hellos: BTreeMap<String, MountHello>,
+}
+
 /// What all threads know.
 pub(crate) struct Shared {
     state: PathBuf,
@@ -91,7 +98,7 @@ pub(crate) struct Shared {
     actors: RwLock<BTreeMap<String, Arc<ActorHandle>>>,
     /// Mounts that cannot be opened, and why.
     missing: RwLock<BTreeMap<String, String>>,
-    links: RwLock<BTreeMap<NodeId, LinkHandle>>,
+    links: RwLock<BTreeMap<NodeId, Linked>>,
     members: RwLock<Arc<Members>>,
     net: OnceLock<Net>,
     stopping: std::sync::atomic::AtomicBool,
@@ -140,15 +147,40 @@ impl Shared {
     }
 
     fn link(&self, peer: NodeId) -> Option<LinkHandle> {
-        self.links.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(&peer).map(|linked| linked.link.clone())
     }
 
     fn set_link(&self, peer: NodeId, link: Option<LinkHandle>) {
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
         match link {
-            Some(link) => links.insert(peer, link),
+            Some(link) => links.insert(peer, Linked { link, hellos: BTreeMap::new() }),
             None => links.remove(&peer),
         };
+    }
+
+    /// Keeps a peer's greeting for a mount, which may not be open yet.
+    fn note_hello(&self, peer: NodeId, hello: &MountHello) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(Linked { hellos, .. }) = links.get_mut(&peer) else { return };
+        if hellos.len() < net::members::MOUNTS_MAX || hellos.contains_key(&hello.mount) {
+            hellos.insert(hello.mount.clone(), hello.clone());
+        }
+    }
+
+    /// Tells a mount that was opened just now of the links that came up before, and how the peers
+    /// have greeted it on them: they do so once a link.
+    ///
+    /// The lock is held meanwhile: what is noted later reaches the mount by itself, behind this.
+    fn tell_links(&self, mount: &str, inbox: &Inbox) {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        for (&peer, Linked { link, hellos }) in &*links {
+            inbox.push(Event::Up { peer, link: link.clone() });
+            if let Some(hello) = hellos.get(mount) {
+                let message = ControlMessage::MountHello(hello.clone());
+                inbox.push(Event::Control { peer, message });
+            }
+        }
     }
 
     /// Moves losers from a mount into the conflict store.

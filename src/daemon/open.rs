@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::actor::{Actor, Event, Inbox, Place, start_watch};
+use super::actor::{Actor, Inbox, Place, start_watch};
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
 use super::shelf::Shelf;
@@ -127,9 +127,7 @@ fn open(
     let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
     actors.insert(place.name.clone(), handle);
     drop(actors);
-    // Links that came up before this mount could be opened.
-    let links = shared.links.read().unwrap_or_else(PoisonError::into_inner).clone();
-    links.into_iter().for_each(|(peer, link)| inbox.push(Event::Up { peer, link }));
+    shared.tell_links(&place.name, &inbox);
     shared.import_kept(&place.name);
     let actor = Actor {
         place: place.clone(),

@@ -11,6 +11,7 @@ mod cluster_life;
 mod commands;
 mod demo;
 mod mirror;
+mod mounts;
 mod steps;
 mod tidy;
 mod tree;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::ask::Question;
+use super::halt::Halt;
 use super::mailbox::{Batch, Mailbox};
 use super::mirror::Turn;
 use super::send::Peer;
@@ -19,7 +20,7 @@ use super::shelf::Shelf;
 use super::wait::Waiter;
 use super::workers::{Listing, Workers};
 use crate::config::Watch;
-use crate::disk::watch::{Wanted, WatchEvent, Watcher};
+use crate::disk::watch::{Wanted, WatchError, WatchEvent, Watcher};
 use crate::disk::{self, MarkerId, Mount};
 use crate::engine::clock::Now;
 use crate::engine::{Engine, Hint, HintKind, Input, Policy};
@@ -119,7 +120,7 @@ pub(super) struct Actor {
     pub shared: Arc<super::Shared>,
     pub paused: bool,
     /// Why the mount is halted.
-    pub halted: Option<String>,
+    pub halted: Option<Halt>,
     pub guard_checked_ms: u64,
     /// The first scan after start-up has ended.
     pub scanned: bool,
@@ -282,9 +283,8 @@ impl Actor {
                     self.input(Input::Scan(below))?;
                 }
                 WatchEvent::Lost { reason } => {
-                    tracing::warn!(mount = self.place.name, reason, "the watch was lost");
                     self.watcher = None;
-                    self.halt(format!("the watch was lost: {reason}"));
+                    self.halt(Halt::unwatched(&WatchError::Lost(reason), &self.place.path));
                 }
             }
         }
@@ -299,24 +299,31 @@ impl Actor {
     fn check_guard(&mut self) {
         self.guard_checked_ms = self.now().monotonic_ms;
         match self.mount.check_identity(self.place.marker) {
-            Err(error) => self.halt(super::chain(&error)),
+            Err(error) => self.halt(Halt::unusable(&error, &self.place.path)),
             Ok(()) if self.halted.is_some() => self.unhalt(),
             Ok(()) => {}
         }
     }
 
-    fn halt(&mut self, reason: String) {
-        if self.halted.is_none() {
-            tracing::error!(mount = self.place.name, reason, "halted");
-            self.halted = Some(reason);
+    /// Halts the mount; a later reason takes the place of an earlier one.
+    fn halt(&mut self, halt: Halt) {
+        if self.halted.as_ref() != Some(&halt) {
+            let Halt { reason, hint } = &halt;
+            tracing::error!(mount = self.place.name, reason, hint, "halted");
+            self.halted = Some(halt);
             self.stop_or_go();
         }
     }
 
     /// Everything may have changed meanwhile, unseen.
     fn unhalt(&mut self) {
-        if self.watcher.is_none() && !self.watch_again() {
-            return;
+        if self.watcher.is_none()
+            && let Some(watch) = self.place.watch
+        {
+            match start_watch(&self.place, watch, &self.inbox) {
+                Ok(watcher) => self.watcher = Some(Arc::new(watcher)),
+                Err(error) => return self.halt(Halt::unwatched(&error, &self.place.path)),
+            }
         }
         tracing::info!(mount = self.place.name, "the mount is back");
         self.halted = None;
@@ -325,18 +332,6 @@ impl Actor {
             let error = &error as &dyn std::error::Error;
             tracing::error!(mount = self.place.name, error, "cannot scan");
         }
-    }
-
-    fn watch_again(&mut self) -> bool {
-        let Some(watch) = self.place.watch else { return true };
-        match start_watch(&self.place, watch, &self.inbox) {
-            Ok(watcher) => self.watcher = Some(Arc::new(watcher)),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(mount = self.place.name, error, "cannot watch");
-            }
-        }
-        self.watcher.is_some()
     }
 
     pub(super) fn stop_or_go(&mut self) {
@@ -358,7 +353,7 @@ pub(super) fn start_watch(
     place: &Place,
     watch: Watch,
     inbox: &Arc<Inbox>,
-) -> Result<Watcher, disk::watch::WatchError> {
+) -> Result<Watcher, WatchError> {
     let wanted = match watch {
         Watch::Auto => Wanted::Auto,
         Watch::Fanotify => Wanted::Fanotify,

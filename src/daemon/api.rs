@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::actor::{Actor, Event};
+use super::actor::Event;
 use super::ask::{Question, nodes};
+use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
 use super::{ActorHandle, RELEASE, Shared, conflicts, verify};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::types::{
-    ConflictStatus, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply,
-    RemoveReply, RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitMount, WaitReply,
-    WaitRequest, timestamp,
+    ConflictStatus, GuardStatus, MountState, MountStatus, NodeStatus, Refusal, RefusalKind,
+    ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitMount,
+    WaitReply, WaitRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
 
@@ -47,13 +48,12 @@ impl Api {
     fn mount(&self, name: &str) -> Result<Arc<ActorHandle>, Refusal> {
         let config = self.config();
         if config.mount(name).is_none() {
-            let known: Vec<_> = config.mounts.iter().map(|mount| mount.name.clone()).collect();
-            let error = format!("there is no mount \"{name}\"; there are {}", known.join(", "));
-            return Err(Refusal::new(RefusalKind::NotFound, error));
+            return Err(no_mount(&config, name));
         }
         self.shared.actor(name).ok_or_else(|| {
-            let reason = self.shared.missing_reason(name);
-            Refusal::new(RefusalKind::State, format!("mount \"{name}\" is halted: {reason}"))
+            let Halt { reason, hint } = self.shared.halt(name).unwrap_or_else(Halt::opening);
+            let error = format!("mount \"{name}\" is halted: {reason}");
+            Refusal::new(RefusalKind::State, error).with_hint(hint)
         })
     }
 
@@ -99,7 +99,7 @@ impl Api {
         Ok(mounts)
     }
 
-    async fn mount_status(&self, mount: &crate::config::Mount) -> (MountStatus, Option<String>) {
+    async fn mount_status(&self, mount: &config::Mount) -> (MountStatus, Option<Halt>) {
         let path = mount.path.display().to_string();
         let blank = |state, doing: &str| MountStatus {
             name: mount.name.clone(),
@@ -119,12 +119,12 @@ impl Api {
             missed_events: 0,
         };
         let Some(actor) = self.shared.actor(&mount.name) else {
-            let reason = self.shared.missing_reason(&mount.name);
-            return (blank(MountState::Halted, ""), Some(reason));
+            let halt = self.shared.halt(&mount.name).unwrap_or_else(Halt::opening);
+            return (blank(MountState::Halted, ""), Some(halt));
         };
         let asked = tokio::time::timeout(STATUS_WAIT, Self::ask(&actor, Question::Status)).await;
         match asked {
-            Ok(Ok((status, halted))) => (status, halted),
+            Ok(Ok(answer)) => answer,
             _ => (blank(MountState::Syncing, "too busy to answer in time"), None),
         }
     }
@@ -196,6 +196,12 @@ impl Api {
     }
 }
 
+fn no_mount(config: &Config, name: &str) -> Refusal {
+    let known: Vec<_> = config.mounts.iter().map(|mount| mount.name.clone()).collect();
+    let error = format!("there is no mount \"{name}\"; there are {}", known.join(", "));
+    Refusal::new(RefusalKind::NotFound, error)
+}
+
 fn store_refusal(error: &io::Error) -> Refusal {
     let kind = match error.kind() {
         io::ErrorKind::NotFound => RefusalKind::NotFound,
@@ -215,7 +221,11 @@ impl Daemon for Api {
         let mut guards = Vec::new();
         for mount in &config.mounts {
             let (status, halted) = self.mount_status(mount).await;
-            guards.extend(halted.map(|reason| Actor::guard(&mount.name, &reason)));
+            guards.extend(halted.map(|Halt { reason, hint }| GuardStatus {
+                mount: mount.name.clone(),
+                reason,
+                hint,
+            }));
             mounts.push(status);
         }
         let conflicts = self.store("", |shared, _| conflicts::list(shared)).await;

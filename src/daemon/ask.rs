@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::actor::Actor;
+use super::halt::Halt;
 use super::wait::{Nodes, Reply};
 use crate::control::types::{
-    self, GuardStatus, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount, timestamp,
+    self, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount, timestamp,
 };
 use crate::engine::fingerprint::Fingerprint;
 use crate::engine::{Input, Policy};
@@ -39,7 +40,7 @@ pub(super) enum Question {
     /// Live records in these buckets.
     Rows(Vec<usize>, Reply<Vec<Record>>),
     /// How it is.
-    Status(Reply<(MountStatus, Option<String>)>),
+    Status(Reply<(MountStatus, Option<Halt>)>),
     /// Set hashes of all buckets.
     Sums(Reply<Sums>),
     /// Be told when it is durable elsewhere.
@@ -189,17 +190,6 @@ impl Actor {
             oldest = oldest.into_iter().chain(rows.first().map(|row| row.sequence)).min();
         }
         Ok(oldest)
-    }
-
-    /// Halts, for `status`.
-    pub(super) fn guard(name: &str, reason: &str) -> GuardStatus {
-        GuardStatus {
-            mount: name.to_owned(),
-            reason: reason.to_owned(),
-            hint: "mount the file system again, or restore the directory with its .trefoil; \
-                   mirroring goes on by itself"
-                .to_owned(),
-        }
     }
 }
 

@@ -10,6 +10,7 @@ mod api;
 mod ask;
 mod conflicts;
 mod fetch;
+mod halt;
 mod handler;
 mod mailbox;
 mod maintain;
@@ -32,6 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::actor::{Event, Inbox, Place};
 use self::api::Api;
+use self::halt::Halt;
 use self::handler::Handler;
 use crate::config::Config;
 use crate::control::{self, ControlSocket};
@@ -97,7 +99,7 @@ pub(crate) struct Shared {
     started: SystemTime,
     actors: RwLock<BTreeMap<String, Arc<ActorHandle>>>,
     /// Mounts that cannot be opened, and why.
-    missing: RwLock<BTreeMap<String, String>>,
+    halts: RwLock<BTreeMap<String, Halt>>,
     links: RwLock<BTreeMap<NodeId, Linked>>,
     members: RwLock<Arc<Members>>,
     net: OnceLock<Net>,
@@ -117,10 +119,17 @@ impl Shared {
         self.actors.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Why a mount that has no control thread is not there.
-    fn missing_reason(&self, name: &str) -> String {
-        let missing = self.missing.read().unwrap_or_else(PoisonError::into_inner);
-        missing.get(name).cloned().unwrap_or_else(|| "it is being opened".to_owned())
+    /// Why a mount that is not open cannot be opened, as far as it was tried.
+    fn halt(&self, name: &str) -> Option<Halt> {
+        self.halts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn note_halt(&self, name: &str, halt: Option<Halt>) {
+        let mut halts = self.halts.write().unwrap_or_else(PoisonError::into_inner);
+        match halt {
+            Some(halt) => halts.insert(name.to_owned(), halt),
+            None => halts.remove(name),
+        };
     }
 
     fn members(&self) -> Arc<Members> {
@@ -229,7 +238,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         node,
         started: SystemTime::now(),
         actors: RwLock::default(),
-        missing: RwLock::default(),
+        halts: RwLock::default(),
         links: RwLock::default(),
         members: RwLock::new(Arc::new(members)),
         net: OnceLock::new(),

@@ -11,11 +11,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::actor::{Actor, Inbox, Place, start_watch};
+use super::halt::Halt;
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
 use super::shelf::Shelf;
 use super::workers::{Journal, Workers};
 use super::{ActorHandle, Shared};
+use crate::disk::watch::Watcher;
 use crate::disk::{self, Mount, MountError, MountOptions};
 use crate::engine::{Engine, Setup};
 use crate::index::{Boot, Index, IndexError};
@@ -37,13 +39,23 @@ enum OpenError {
     Io { doing: &'static str, source: std::io::Error },
 }
 
+/// What keeps a mount from being opened, for a person.
+fn halt(error: &OpenError, place: &Place) -> Halt {
+    match error {
+        OpenError::Mount(error) => Halt::unusable(error, &place.path),
+        OpenError::Index(_) | OpenError::Io { .. } => {
+            Halt::state(super::chain(error), &place.state)
+        }
+    }
+}
+
 /// Runs a mount until the daemon stops. `ready` is told once it is open, or cannot be for now.
 pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
     let mut told = String::new();
     while !shared.is_stopping() {
         match open(place, shared) {
             Ok((actor, threads)) => {
-                note_missing(shared, &place.name, None);
+                shared.note_halt(&place.name, None);
                 ready.send(()).unwrap_or_default();
                 let result = actor.run();
                 let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
@@ -60,12 +72,13 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
                 }
             }
             Err(error) => {
-                let reason = super::chain(&error);
-                if reason != told {
-                    tracing::error!(mount = place.name, reason, "halted");
+                let halt = halt(&error, place);
+                if halt.reason != told {
+                    let Halt { reason, hint } = &halt;
+                    tracing::error!(mount = place.name, reason, hint, "halted");
                     reason.clone_into(&mut told);
                 }
-                note_missing(shared, &place.name, Some(reason));
+                shared.note_halt(&place.name, Some(halt));
                 ready.send(()).unwrap_or_default();
                 std::thread::park_timeout(RETRY);
             }
@@ -73,23 +86,12 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
     }
 }
 
-fn note_missing(shared: &Shared, name: &str, reason: Option<String>) {
-    let mut missing = shared.missing.write().unwrap_or_else(PoisonError::into_inner);
-    match reason {
-        Some(reason) => missing.insert(name.to_owned(), reason),
-        None => missing.remove(name),
-    };
-}
-
 fn open(
     place: &Place,
     shared: &Arc<Shared>,
 ) -> Result<(Actor, Vec<std::thread::JoinHandle<()>>), OpenError> {
     let io = |doing| move |source| OpenError::Io { doing, source };
-    let privileged = rustix::process::geteuid().is_root();
-    let mount = Mount::open(&place.path, MountOptions { privileged, create: false })?;
-    mount.check_identity(place.marker)?;
-    let mount = Arc::new(mount);
+    let mount = Arc::new(open_mount(place)?);
     let (mut index, log) = open_index(&place.state, &place.name)?;
     let boot = place.state.join("index").join(format!("{}.boot", place.name));
     let left = Boot::left(&boot)?;
@@ -107,7 +109,7 @@ fn open(
     let setup = Setup {
         node: place.node.author(index.incarnation()),
         policy: place.policy.clone(),
-        keeps_owners: privileged,
+        keeps_owners: mount.privileged,
         joining: others > 0 && !index.is_scanned()?,
         last_counter: index.last_counter(),
     };
@@ -115,14 +117,7 @@ fn open(
         Arc::new(Mailbox::new(|bulk: &super::actor::Bulk| bulk.announce.records.len()));
     let (workers, threads) = Workers::start(&place.name, &mount, &place.policy, &inbox, journal)
         .map_err(io("start a thread"))?;
-    let watched = place.watch.map(|watch| start_watch(place, watch, &inbox)).transpose();
-    let (watcher, halted) = match watched {
-        Ok(watcher) => (watcher.map(Arc::new), None),
-        Err(error) => (None, Some(super::chain(&error))),
-    };
-    if let Some(watcher) = &watcher {
-        tracing::info!(mount = place.name, backend = %watcher.backend(), "watching");
-    }
+    let (watcher, halted) = watch(place, &inbox);
     let handle = Arc::new(ActorHandle { inbox: inbox.clone(), mount: mount.clone() });
     let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
     actors.insert(place.name.clone(), handle);
@@ -160,6 +155,29 @@ fn open(
         stopping: false,
     };
     Ok((actor, threads))
+}
+
+fn open_mount(place: &Place) -> Result<Mount, OpenError> {
+    let privileged = rustix::process::geteuid().is_root();
+    let mount = Mount::open(&place.path, MountOptions { privileged, create: false });
+    Ok(mount.and_then(|mount| mount.check_identity(place.marker).map(|()| mount))?)
+}
+
+/// Watches the mount, or halts it: changes that nobody sees would not be mirrored.
+fn watch(place: &Place, inbox: &Arc<Inbox>) -> (Option<Arc<Watcher>>, Option<Halt>) {
+    let Some(watch) = place.watch else { return (None, None) };
+    match start_watch(place, watch, inbox) {
+        Ok(watcher) => {
+            tracing::info!(mount = place.name, backend = %watcher.backend(), "watching");
+            (Some(Arc::new(watcher)), None)
+        }
+        Err(error) => {
+            let halt = Halt::unwatched(&error, &place.path);
+            let Halt { reason, hint } = &halt;
+            tracing::error!(mount = place.name, reason, hint, "halted");
+            (None, Some(halt))
+        }
+    }
 }
 
 /// The file whose presence says that a mount is paused.

@@ -476,7 +476,7 @@ impl Actor {
     /// ends, for a fingerprint that stands still proves nothing.
     fn stopped_because(&self) -> String {
         match &self.halted {
-            Some(reason) => reason.clone(),
+            Some(halt) => halt.reason.clone(),
             None if self.paused => "paused".to_owned(),
             None => String::new(),
         }

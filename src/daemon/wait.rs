@@ -126,7 +126,7 @@ impl Actor {
     /// Why this node has not taken in everything itself.
     fn unread(&self) -> String {
         match &self.halted {
-            Some(reason) => format!("the mount is halted: {reason}"),
+            Some(halt) => format!("the mount is halted: {}", halt.reason),
             None if self.paused => "the mount is paused".to_owned(),
             None => format!("{} changed paths are not read yet", self.engine.pending().0),
         }

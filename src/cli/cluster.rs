@@ -155,10 +155,10 @@ fn markers(config: &Config) -> Result<Vec<(&config::Mount, Option<disk::MarkerId
     Ok(markers)
 }
 
-/// Makes the markers of the mounts that the cluster knows; the daemon makes those of new ones.
+/// Makes the markers of the configured mounts.
 fn mark(config: &Config, members: &Members) -> Result<(), Failure> {
     for mount in &config.mounts {
-        let Some(id) = members.mounts().get(&mount.name) else { continue };
+        let id = members.mount_id(&mount.name);
         let made = Mount::create_marker(&mount.path, disk::MarkerId(id.0), &mount.name);
         made.map_err(|error| {
             let path = mount.path.display();

@@ -9,7 +9,8 @@ use crate::config::Config;
 ///
 /// Makes the cluster's certificate authority, this node's identity, and a marker in each mount, by
 /// which trefoil will know that the mount is the right one. Files in the mounts are not touched:
-/// they are what the nodes that join will receive. Refuses if there is a cluster already.
+/// they are what the nodes that join will receive. Refuses if there is a cluster already; a mount
+/// that is added later is marked with `trefoil mark`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:

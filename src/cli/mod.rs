@@ -14,6 +14,7 @@ mod init;
 mod invite;
 mod join;
 mod logging;
+mod mark;
 mod output;
 mod pause;
 mod remove;
@@ -79,6 +80,7 @@ enum Command {
     Status(status::StatusArgs),
     Wait(wait::WaitArgs),
     Conflicts(conflicts::ConflictsArgs),
+    Mark(mark::MarkArgs),
     Pause(pause::PauseArgs),
     Resume(resume::ResumeArgs),
     Verify(verify::VerifyArgs),
@@ -113,6 +115,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(args, &config, output),
         Command::Wait(args) => wait::run(args, &config, output),
         Command::Conflicts(args) => conflicts::run(args, &config, output),
+        Command::Mark(args) => mark::run(args, &config, output),
         Command::Pause(args) => pause::run(args, &config, output),
         Command::Resume(args) => resume::run(args, &config, output),
         Command::Verify(args) => verify::run(args, &config, output),

@@ -21,8 +21,8 @@ use tokio::net::UnixStream;
 use super::{
     refusal::RefusalBody,
     types::{
-        ConflictStatus, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply,
-        StatusReply, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+        ConflictStatus, MarkReply, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply,
+        RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
     },
 };
 
@@ -160,6 +160,14 @@ impl Client {
     /// [`ClientError`]
     pub async fn resume(&self, mount: &str) -> Result<(), ClientError> {
         self.post(&format!("/v1/mounts/{}/resume", escape(mount))).await.map(|Nothing {}| ())
+    }
+
+    /// Makes the marker of a mount that was added to the configuration.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn mark(&self, mount: &str) -> Result<MarkReply, ClientError> {
+        self.post(&format!("/v1/mounts/{}/mark", escape(mount))).await
     }
 
     /// Takes a node out of the cluster.

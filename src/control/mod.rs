@@ -13,6 +13,7 @@
 //! | `GET /v1/conflicts/ID/content` | [`Daemon::conflict_content`] |
 //! | `POST /v1/conflicts/ID/restore`, `…/discard` | [`Daemon::restore`], [`Daemon::discard`] |
 //! | `POST /v1/mounts/NAME/pause`, `…/resume` | [`Daemon::pause`], [`Daemon::resume`] |
+//! | `POST /v1/mounts/NAME/mark` | [`Daemon::mark`] |
 //! | `POST /v1/nodes/NAME/remove` | [`Daemon::remove`] |
 //! | `POST /v1/reload` | [`Daemon::reload`] |
 
@@ -31,8 +32,8 @@ use std::{future::Future, io::Read};
 pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
-    ConflictStatus, Refusal, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyReply,
-    VerifyRequest, WaitReply, WaitRequest,
+    ConflictStatus, MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, StatusReply,
+    VerifyReply, VerifyRequest, WaitReply, WaitRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -68,6 +69,9 @@ pub trait Daemon: Send + Sync + 'static {
 
     /// Starts a paused mount.
     fn resume(&self, mount: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Makes the marker of a mount that was added to the configuration.
+    fn mark(&self, mount: &str) -> impl Future<Output = Result<MarkReply, Refusal>> + Send;
 
     /// Takes a node, given by name or id, out of the cluster.
     fn remove(&self, node: &str) -> impl Future<Output = Result<RemoveReply, Refusal>> + Send;

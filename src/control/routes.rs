@@ -34,6 +34,7 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
         .route("/v1/conflicts/{id}/discard", post(discard::<D>))
         .route("/v1/mounts/{name}/pause", post(pause::<D>))
         .route("/v1/mounts/{name}/resume", post(resume::<D>))
+        .route("/v1/mounts/{name}/mark", post(mark::<D>))
         .route("/v1/nodes/{name}/remove", post(remove::<D>))
         .route("/v1/reload", post(reload::<D>));
     finish(router, daemon)
@@ -132,6 +133,13 @@ async fn resume<D: Daemon>(
     Path(name): Path<String>,
 ) -> impl IntoResponse {
     done(daemon.resume(&name)).await
+}
+
+async fn mark<D: Daemon>(
+    State(daemon): State<Arc<D>>,
+    Path(name): Path<String>,
+) -> impl IntoResponse {
+    reply(daemon.mark(&name)).await
 }
 
 async fn remove<D: Daemon>(

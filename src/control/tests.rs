@@ -92,6 +92,10 @@ impl Daemon for Echo {
         refuse(mount)
     }
 
+    async fn mark(&self, mount: &str) -> Result<MarkReply, Refusal> {
+        refuse(mount)
+    }
+
     async fn remove(&self, node: &str) -> Result<RemoveReply, Refusal> {
         Ok(RemoveReply { name: node.to_owned(), id: String::new() })
     }

@@ -388,6 +388,15 @@ pub struct RestoreReply {
     pub replaced: Option<String>,
 }
 
+/// What `mark` did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MarkReply {
+    /// The marker was made; otherwise it was there already.
+    pub made: bool,
+    /// The mount is open by now; otherwise it is still being opened.
+    pub open: bool,
+}
+
 /// What `remove` did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RemoveReply {

@@ -15,17 +15,21 @@ use super::ask::{Question, nodes};
 use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
-use super::{ActorHandle, RELEASE, Shared, conflicts, verify};
+use super::{ActorHandle, RELEASE, Shared, conflicts, mark, verify};
 use crate::config::{self, Config};
 use crate::control::types::{
-    ConflictStatus, GuardStatus, MountState, MountStatus, NodeStatus, Refusal, RefusalKind,
-    ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitMount,
-    WaitReply, WaitRequest, timestamp,
+    ConflictStatus, GuardStatus, MarkReply, MountState, MountStatus, NodeStatus, Refusal,
+    RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyReply, VerifyRequest,
+    WaitMount, WaitReply, WaitRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
 
 /// How long `status` waits for a mount that is busy.
 const STATUS_WAIT: Duration = Duration::from_secs(2);
+
+/// How long `mark` waits for the mount to be opened, and how often it looks.
+const OPEN_WAIT: Duration = Duration::from_secs(5);
+const OPEN_LOOK: Duration = Duration::from_millis(20);
 
 /// How long `verify` waits for changes that are on their way.
 const VERIFY_WAIT: Duration = Duration::from_secs(5);
@@ -301,6 +305,30 @@ impl Daemon for Api {
 
     async fn resume(&self, mount: &str) -> Result<(), Refusal> {
         self.set_paused(mount, false).await
+    }
+
+    async fn mark(&self, name: &str) -> Result<MarkReply, Refusal> {
+        let config = self.config();
+        let unknown = || {
+            let hint = format!("add it to {}, and restart the daemon", config.file.display());
+            no_mount(&config, name).with_hint(hint)
+        };
+        let mount = config.mount(name).ok_or_else(unknown)?;
+        let (shared, marked) = (self.shared.clone(), mount.clone());
+        let made = spawn_blocking(move || mark::mark(&shared, &marked)).await;
+        let broken = |_| Err(Refusal::new(RefusalKind::Failed, "marking failed"));
+        let made = made.unwrap_or_else(broken)?;
+        let begin = Instant::now();
+        while self.shared.actor(name).is_none() && begin.elapsed() < OPEN_WAIT {
+            tokio::time::sleep(OPEN_LOOK).await;
+        }
+        match self.mount_status(mount).await.1 {
+            Some(halt) if halt != Halt::opening() => {
+                let error = format!("mount \"{name}\" is marked, but halted: {}", halt.reason);
+                Err(Refusal::new(RefusalKind::State, error).with_hint(halt.hint))
+            }
+            halt => Ok(MarkReply { made, open: halt.is_none() }),
+        }
     }
 
     async fn remove(&self, node: &str) -> Result<RemoveReply, Refusal> {

@@ -23,6 +23,24 @@ impl Halt {
         Self { reason: "it is being opened".to_owned(), hint: "wait a moment".to_owned() }
     }
 
+    /// A directory that nobody has said of yet that it is the right one.
+    pub(super) fn unmarked(name: &str, path: &Path) -> Self {
+        let path = path.display();
+        Self {
+            reason: format!("{path} has no marker yet"),
+            hint: format!("if it is the right directory, run `trefoil mark {name}`"),
+        }
+    }
+
+    /// A mount that was never open here and whose directory is not there.
+    pub(super) fn no_directory(name: &str, path: &Path) -> Self {
+        let path = path.display();
+        Self {
+            reason: format!("there is no directory {path}"),
+            hint: format!("make it: mkdir -p {path}; then run `trefoil mark {name}`"),
+        }
+    }
+
     /// The directory is not what it should be.
     pub(super) fn unusable(error: &MountError, path: &Path) -> Self {
         let shown = path.display();

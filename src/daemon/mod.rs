@@ -14,6 +14,7 @@ mod halt;
 mod handler;
 mod mailbox;
 mod maintain;
+mod mark;
 mod mirror;
 mod open;
 mod send;
@@ -51,9 +52,6 @@ pub enum DaemonError {
     /// `init` or `join` comes first.
     #[error("this node belongs to no cluster: {} has no identity", .0.display())]
     NoCluster(PathBuf),
-    /// The cluster has no mount of that name.
-    #[error("the cluster knows no mount \"{0}\"")]
-    UnknownMount(String),
     /// The identity cannot be used.
     #[error("cannot use this node's identity")]
     Identity(#[from] net::IdentityError),
@@ -244,7 +242,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         net: OnceLock::new(),
         stopping: std::sync::atomic::AtomicBool::new(false),
     });
-    let places = places(&config, &shared)?;
+    let places = places(&config, &shared);
     let threads = start_mounts(places, &shared).map_err(io("start a thread"))?;
     let result = {
         let local = tokio::task::LocalSet::new();
@@ -262,29 +260,25 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     result
 }
 
-fn places(config: &Config, shared: &Shared) -> Result<Vec<Place>, DaemonError> {
+fn places(config: &Config, shared: &Shared) -> Vec<Place> {
     let members = shared.members();
-    let place = |name: &str, path: PathBuf, watch, policy| {
-        let id = members.mounts().get(name);
-        let id = id.ok_or_else(|| DaemonError::UnknownMount(name.to_owned()))?;
-        Ok::<_, DaemonError>(Place {
-            name: name.to_owned(),
-            path,
-            marker: disk::MarkerId(id.0),
-            watch,
-            policy,
-            node: shared.node,
-            state: shared.state.clone(),
-        })
+    let place = |name: &str, path: PathBuf, watch, policy| Place {
+        name: name.to_owned(),
+        path,
+        marker: disk::MarkerId(members.mount_id(name).0),
+        watch,
+        policy,
+        node: shared.node,
+        state: shared.state.clone(),
     };
     let mut places = Vec::new();
     for mount in &config.mounts {
         let (path, policy) = (mount.path.clone(), mount.policy.clone());
-        places.push(place(&mount.name, path, Some(mount.watch), policy)?);
+        places.push(place(&mount.name, path, Some(mount.watch), policy));
     }
     let store = conflicts::folder(&shared.state);
-    places.push(place(conflicts::MOUNT, store, None, Arc::new(conflict_policy()))?);
-    Ok(places)
+    places.push(place(conflicts::MOUNT, store, None, Arc::new(conflict_policy())));
+    places
 }
 
 /// Makes the folder of the conflict store a mount. Part of `init` and `join`.
@@ -295,10 +289,10 @@ pub fn prepare_conflict_store(state: &Path, members: &Members) -> Result<(), Dae
     let io = |doing| move |source| DaemonError::Io { doing, source };
     let folder = conflicts::folder(state);
     std::fs::create_dir_all(&folder).map_err(io("make the conflict store"))?;
-    let id = members.mounts().get(conflicts::MOUNT);
-    let id = id.ok_or_else(|| DaemonError::UnknownMount(conflicts::MOUNT.to_owned()))?;
-    disk::Mount::create_marker(&folder, disk::MarkerId(id.0), conflicts::MOUNT).map_err(|error| {
-        DaemonError::Io { doing: "mark the conflict store", source: std::io::Error::other(error) }
+    let id = disk::MarkerId(members.mount_id(conflicts::MOUNT).0);
+    disk::Mount::create_marker(&folder, id, conflicts::MOUNT).map_err(|error| DaemonError::Io {
+        doing: "mark the conflict store",
+        source: std::io::Error::other(error),
     })
 }
 

@@ -37,12 +37,19 @@ enum OpenError {
     Index(#[from] IndexError),
     #[error("cannot {doing}")]
     Io { doing: &'static str, source: std::io::Error },
+    /// A new mount: nobody has said yet that this directory is the right one.
+    #[error("it has no marker yet")]
+    Unmarked,
 }
 
 /// What keeps a mount from being opened, for a person.
 fn halt(error: &OpenError, place: &Place) -> Halt {
+    let (name, path) = (&place.name, &place.path);
+    let new = !index_file(&place.state, name).exists();
     match error {
-        OpenError::Mount(error) => Halt::unusable(error, &place.path),
+        OpenError::Unmarked => Halt::unmarked(name, path),
+        OpenError::Mount(_) if new && !path.exists() => Halt::no_directory(name, path),
+        OpenError::Mount(error) => Halt::unusable(error, path),
         OpenError::Index(_) | OpenError::Io { .. } => {
             Halt::state(super::chain(error), &place.state)
         }
@@ -160,7 +167,13 @@ fn open(
 fn open_mount(place: &Place) -> Result<Mount, OpenError> {
     let privileged = rustix::process::geteuid().is_root();
     let mount = Mount::open(&place.path, MountOptions { privileged, create: false });
-    Ok(mount.and_then(|mount| mount.check_identity(place.marker).map(|()| mount))?)
+    let same = mount.and_then(|mount| mount.check_identity(place.marker).map(|()| mount));
+    same.map_err(|error| match error {
+        MountError::NoMarker if !index_file(&place.state, &place.name).exists() => {
+            OpenError::Unmarked
+        }
+        error => error.into(),
+    })
 }
 
 /// Watches the mount, or halts it: changes that nobody sees would not be mirrored.
@@ -180,6 +193,11 @@ fn watch(place: &Place, inbox: &Arc<Inbox>) -> (Option<Arc<Watcher>>, Option<Hal
     }
 }
 
+/// The index of a mount. Where it is, the mount was marked and opened before.
+pub(super) fn index_file(state: &Path, name: &str) -> PathBuf {
+    state.join("index").join(format!("{name}.db"))
+}
+
 /// The file whose presence says that a mount is paused.
 pub(super) fn paused_file(state: &Path, name: &str) -> PathBuf {
     state.join("paused").join(name)
@@ -191,7 +209,7 @@ fn open_index(state: &Path, name: &str) -> Result<(Index, File), OpenError> {
     let folder = state.join("index");
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
     made.map_err(io("make the index's folder"))?;
-    let path = folder.join(format!("{name}.db"));
+    let path = index_file(state, name);
     let index = match Index::open(&path, incarnation()?) {
         Ok((index, _)) => index,
         Err(error) if error.is_damage() => {

@@ -1,4 +1,4 @@
-//! The marker of a mount: a random id in `.trefoil/marker`, by which a mount is known to be itself.
+//! The marker of a mount: an id in `.trefoil/marker`, by which a mount is known to be itself.
 //!
 //! In: an id and a name, or the handle of `.trefoil`. Out: the marker. It must never replace the
 //! marker of another mount.
@@ -25,7 +25,7 @@ const MARKER_STAGE: &[u8] = b"marker.new";
 /// Bytes of a marker that are read: an id, a name of any sensible length.
 const MARKER_BYTES_MAX: u64 = 4096;
 
-/// Identity of a mount: random, made once by `init` or `join`.
+/// Identity of a mount, written once by `init`, `join` or `mark`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MarkerId(pub [u8; 16]);
 

@@ -56,7 +56,7 @@ pub enum MountError {
     /// The path leads to another directory than when the mount was opened, or to nothing.
     #[error("the root is not the directory it was")]
     Moved,
-    /// There is no marker: `init` or `join` was not here, or the file system is not mounted.
+    /// There is no marker: none was made yet, or the file system is not mounted.
     #[error("there is no marker")]
     NoMarker,
     /// `.trefoil` belongs to another user, who could change what is staged in it.
@@ -156,7 +156,8 @@ impl Mount {
         Ok(Self { fine_times, ..mount })
     }
 
-    /// Writes the marker of a new mount, making `.trefoil` if needed. Only `init` and `join` do.
+    /// Writes the marker of a new mount, making `.trefoil` if needed. Only `init`, `join` and `mark`
+    /// do.
     ///
     /// # Errors
     /// [`MountError::OtherMarker`] if the directory is another mount already; it stays so.

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _}
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use super::members::{ClusterId, MarkerId, Member, MemberState, Members};
+use super::members::{ClusterId, Member, MemberState, Members};
 use super::roster::{self, RosterError};
 use crate::model::NodeId;
 
@@ -258,7 +258,7 @@ pub fn init(
         changed: files::now_nanos(),
     });
     for mount in mounts {
-        members.put_mount(mount, MarkerId(files::random().map_err(io)?));
+        members.put_mount(mount, members.mount_id(mount));
     }
     roster::save(state, &members)?;
     identity.save(state).map_err(io)?;

@@ -25,7 +25,7 @@ pub const MOUNTS_MAX: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub [u8; 16]);
 
-/// A mount's identity, which its marker on disk carries. Random.
+/// A mount's identity, which its marker on disk carries. See [`Members::mount_id`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MarkerId(pub [u8; 16]);
 
@@ -127,6 +127,20 @@ impl Members {
     #[must_use]
     pub fn mounts(&self) -> &BTreeMap<String, MarkerId> {
         &self.mounts
+    }
+
+    /// The identity of a mount: the one it has, or the one it gets. It follows from the random id of
+    /// the cluster and the mount's name, so that nodes which add a mount at the same time agree.
+    #[must_use]
+    pub fn mount_id(&self, name: &str) -> MarkerId {
+        let known = self.mounts.get(name).copied();
+        known.unwrap_or_else(|| {
+            let mut hasher = blake3::Hasher::new_derive_key("trefoil 1 mount id");
+            hasher.update(&self.cluster.0).update(name.as_bytes());
+            let mut id = [0; 16];
+            hasher.finalize_xof().fill(&mut id);
+            MarkerId(id)
+        })
     }
 
     /// Adds an entry, or merges it with the one of the same id.
@@ -239,6 +253,17 @@ pub(super) mod tests {
             let both = merged(&a, &b);
             prop_assert!(removed.iter().all(|m| !both.is_active(m.id)));
         }
+    }
+
+    #[test]
+    fn nodes_that_add_a_mount_at_the_same_time_agree_on_its_identity() {
+        let mut ours = Members::new(ClusterId([1; 16]));
+        let theirs = Members::new(ClusterId([1; 16]));
+        assert_eq!(ours.mount_id("m"), theirs.mount_id("m"));
+        assert_ne!(ours.mount_id("m"), ours.mount_id("n"));
+        assert_ne!(ours.mount_id("m"), Members::new(ClusterId([2; 16])).mount_id("m"));
+        ours.put_mount("m", MarkerId([3; 16]));
+        assert_eq!(MarkerId([3; 16]), ours.mount_id("m"));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use super::endpoint::{self, JOINS_MAX, Port, PortError};
 use super::files;
 use super::identity::{Identity, IdentityError};
 use super::link::LinkHandle;
-use super::members::{MOUNTS_MAX, MarkerId, Member, MemberState, Members, is_address};
+use super::members::{MOUNTS_MAX, Member, MemberState, Members, is_address};
 use super::peer::{self, ARRIVALS_MAX, Arrival};
 use super::roster::{Roster, RosterError};
 use super::wire::Hello;
@@ -55,9 +54,6 @@ pub enum NetError {
     /// More mounts than a cluster can have.
     #[error("more than {MOUNTS_MAX} mounts")]
     Mounts,
-    /// The system gives no random bytes.
-    #[error("cannot get random bytes")]
-    Random(#[source] io::Error),
 }
 
 /// Why a node was not removed.
@@ -362,16 +358,14 @@ fn update_own_entry(
     if wanted != ours || ours.changed == 0 {
         wanted.changed = files::now_nanos().max(ours.changed + 1);
     }
-    let mut mounts = Vec::new();
-    for mount in config.mounts.iter().filter(|m| !members.mounts().contains_key(*m)) {
-        mounts.push((mount, MarkerId(files::random().map_err(NetError::Random)?)));
-    }
+    let known = |name: &&String| members.mounts().contains_key(*name);
+    let mounts: Vec<_> = config.mounts.iter().filter(|name| !known(name)).collect();
     if members.mounts().len() + mounts.len() > MOUNTS_MAX {
         return Err(NetError::Mounts);
     }
     roster.change(|members| {
         members.put(wanted);
-        mounts.into_iter().for_each(|(name, id)| members.put_mount(name, id));
+        mounts.into_iter().for_each(|name| members.put_mount(name, members.mount_id(name)));
     })?;
     Ok(())
 }

@@ -99,11 +99,8 @@ fn mount_step(mount: &MountStatus) -> Option<String> {
         _ if mount.in_sync => return None,
         _ => {}
     }
-    let peers = |equal: Option<bool>| {
-        let peers = mount.peers.iter().filter(|peer| peer.up && peer.equal == equal);
-        peers.map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(", ")
-    };
-    let (differs, open) = (peers(Some(false)), peers(None));
+    let differs: Vec<_> = peers(mount, Some(false)).map(|peer| peer.name.as_str()).collect();
+    let differs = differs.join(", ");
     let behind = mount.pending > 0 || mount.peers.iter().any(|p| p.up && p.lag_changes > Some(0));
     if !differs.is_empty() && !behind {
         let how = format!("find out with `trefoil verify --mount {name}`");
@@ -112,7 +109,22 @@ fn mount_step(mount: &MountStatus) -> Option<String> {
     if !differs.is_empty() {
         return Some(format!("mount {name}: {differs} catching up"));
     }
-    (!open.is_empty()).then(|| format!("mount {name}: not compared with {open} yet"))
+    let open: Vec<_> = peers(mount, None).map(not_compared).collect();
+    let yet = peers(mount, None).all(|peer| peer.not_compared_because.is_none());
+    let yet = if yet { " yet" } else { "" };
+    (!open.is_empty()).then(|| format!("mount {name}: not compared with {}{yet}", open.join(", ")))
+}
+
+/// Linked nodes whose replica is equal, or not, or was not compared.
+fn peers(mount: &MountStatus, equal: Option<bool>) -> impl Iterator<Item = &PeerStatus> {
+    mount.peers.iter().filter(move |peer| peer.up && peer.equal == equal)
+}
+
+fn not_compared(peer: &PeerStatus) -> String {
+    match &peer.not_compared_because {
+        Some(reason) => format!("{} ({reason})", peer.name),
+        None => peer.name.clone(),
+    }
 }
 
 fn nodes(nodes: &[NodeStatus], now: Timestamp) -> String {

@@ -148,6 +148,8 @@ pub struct PeerStatus {
     pub fingerprint: Option<String>,
     /// Whether its fingerprint is that of this node; nothing, if they were not compared.
     pub equal: Option<bool>,
+    /// Why they were not compared; nothing, if they were, or will be in a moment.
+    pub not_compared_because: Option<String>,
 }
 
 /// One path's failure.

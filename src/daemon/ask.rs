@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::actor::Actor;
 use super::halt::Halt;
+use super::send::Peer;
 use super::wait::{Nodes, Reply};
 use crate::control::types::{
     self, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount, timestamp,
@@ -170,8 +171,8 @@ impl Actor {
         let lag = self.lag(id, head, LAG_MAX)?;
         let oldest = self.oldest_missing(id)?;
         let fingerprint = state.map(|state| Fingerprint::from_bytes(&state.fingerprint));
-        let comparable = peer.is_some_and(|p| p.refused.is_none())
-            && state.is_some_and(|state| state.halted.is_empty());
+        let apart = peer.and_then(Peer::apart);
+        let comparable = peer.is_some() && apart.is_none();
         Ok(PeerStatus {
             name: name.cloned().unwrap_or_else(|| id.to_string()),
             up: peer.is_some(),
@@ -179,6 +180,7 @@ impl Actor {
             lag_seconds: Some(oldest.map_or(0.0, age_seconds)),
             fingerprint: fingerprint.map(|f| f.to_string()),
             equal: fingerprint.filter(|_| comparable).map(|theirs| theirs == ours),
+            not_compared_because: apart,
         })
     }
 
@@ -190,6 +192,22 @@ impl Actor {
             oldest = oldest.into_iter().chain(rows.first().map(|row| row.sequence)).min();
         }
         Ok(oldest)
+    }
+}
+
+impl Peer {
+    /// Why both replicas cannot be compared, if so.
+    fn apart(&self) -> Option<String> {
+        match &self.state {
+            _ if self.refused.is_some() => self.refused.clone(),
+            _ if self.out.is_none() => {
+                Some("not open there: is it configured and marked?".to_owned())
+            }
+            Some(state) if !state.halted.is_empty() => {
+                Some(format!("stopped there: {}", state.halted))
+            }
+            _ => None,
+        }
     }
 }
 

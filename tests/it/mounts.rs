@@ -38,6 +38,15 @@ fn wait_hint(cluster: &mut Cluster, n: usize, hint: &str) {
     });
 }
 
+/// Waits until a node says that another one has not opened the mount.
+#[track_caller]
+fn wait_not_open(cluster: &mut Cluster, n: usize) {
+    cluster.wait_until(SOON, "word of who has not marked it", |cluster| {
+        let said = cluster.node(n).ends(&["status"], 0);
+        if said.contains("not open there: is it configured") { Ok(()) } else { Err(said) }
+    });
+}
+
 /// Marks, and must be refused for this reason.
 #[track_caller]
 fn refused(cluster: &Cluster, n: usize, reason: &str) {
@@ -88,6 +97,7 @@ fn a_mount_that_is_added_is_mirrored_once_a_person_has_marked_it() {
     cluster.node(1).done(&["wait", "--mount", "data"]);
 
     marked(&cluster, 1, "marked mount later; it is mirrored from now on");
+    wait_not_open(&mut cluster, 1);
     marked(&cluster, 2, "marked mount later; it is mirrored from now on");
     has(&mut cluster, 1, "of-2", "there before");
     has(&mut cluster, 2, "of-1", "there before");
@@ -169,6 +179,7 @@ fn a_node_that_joins_marks_mounts_that_the_cluster_does_not_know() {
     cluster.node_mut(2).start();
     cluster.wait_ready(2);
     fs::write(later(&cluster, 2).join("a"), "1").unwrap();
+    wait_not_open(&mut cluster, 2);
 
     configure(&cluster, 1);
     fs::create_dir(later(&cluster, 1)).unwrap();

@@ -47,6 +47,7 @@ fn peer(name: &str) -> PeerStatus {
         lag_seconds: Some(0.0),
         fingerprint: Some("3f2a91bc55aa77ee".to_owned()),
         equal: Some(true),
+        not_compared_because: None,
     }
 }
 
@@ -145,6 +146,25 @@ fn a_status_while_catching_up_says_how_far() {
     media  syncing  182 344  12.1 GiB  1 213    fanotify  3f2a91bc55aa  1 213 behind, 2.3 s  down, 7 behind, 12 min
     var    paused   182 344  12.1 GiB  0        fanotify  3f2a91bc55aa  equal                down
     ");
+}
+
+#[test]
+fn a_status_says_why_a_mount_is_not_compared() {
+    let mut status = status();
+    status.in_sync = false;
+    let media = &mut status.mounts[0];
+    media.in_sync = false;
+    media.peers.iter_mut().for_each(|peer| peer.equal = None);
+    assert_eq!(
+        Some("  mount media: not compared with w2, w3 yet"),
+        status_view::render(&status, now()).lines().nth(1)
+    );
+    let because = Some("stopped there: paused".to_owned());
+    status.mounts[0].peers[1].not_compared_because = because;
+    assert_eq!(
+        Some("  mount media: not compared with w2, w3 (stopped there: paused)"),
+        status_view::render(&status, now()).lines().nth(1)
+    );
 }
 
 #[test]

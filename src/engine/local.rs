@@ -20,6 +20,9 @@ const OPEN_MS: u64 = 2000;
 /// How long a file that is never quiet goes untaken.
 const STALE_MS: u64 = 30_000;
 
+/// How often the wait for a writer doubles.
+const BUSY_DOUBLINGS_MAX: u32 = 16;
+
 /// Files of at least this many bytes are not read again at once when they change again.
 const LARGE_BYTES: u64 = 1 << 20;
 
@@ -215,7 +218,11 @@ impl Engine {
                     self.list(&path);
                 }
             }
-            Found::Busy => self.again(now, &path, dirty, settle),
+            Found::Busy => {
+                // The kernel tells of a close before it takes the writer away, and nothing follows.
+                let soon = SOON_MS << dirty.attempts.min(BUSY_DOUBLINGS_MAX);
+                self.again(now, &path, dirty, soon.min(settle));
+            }
             Found::Unstable => {
                 self.wait_in_line(&dirty, &path);
                 self.again(now, &path, dirty, settle);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::clock::Now;
 use super::{
-    Announced, ClassTable, Considered, Engine, Input, Outcome, Output, Policy, Seen, Setup,
+    Announced, ClassTable, Considered, Engine, Hint, HintKind, Input, Outcome, Output, Policy,
+    Seen, Setup,
 };
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, Meta, Mtime, NodeId, Record, RelPath, Sequence, Signature,
@@ -124,22 +125,14 @@ impl Story {
         let mtime = Mtime::default();
         let signature =
             Signature { inode: 1, size: 1, mode: 0, mtime, ctime: mtime, links: 1, racy: false };
-        let entry = ours.entry.clone().unwrap();
-        let found = Found::Entry { signature, entry, content: None };
+        let entry = ours.entry.unwrap();
+        self.seen(text, Found::Entry { signature, entry, content: None })
+    }
+
+    fn seen(&mut self, text: &str, found: Found) -> Vec<String> {
         self.tell(Input::Seen(Box::new(Seen {
             path: path(text),
             found,
-            ours: Some(ours),
-            parent_live: true,
-            has_children: false,
-            group: None,
-        })))
-    }
-
-    fn seen_absent(&mut self, text: &str) -> Vec<String> {
-        self.tell(Input::Seen(Box::new(Seen {
-            path: path(text),
-            found: Found::Absent,
             ours: self.ours(&path(text)),
             parent_live: true,
             has_children: false,
@@ -196,7 +189,7 @@ fn what_was_visible_before_a_crash_and_is_gone_after_it_was_removed() {
     let record = file("f", 1);
     let said = story.tell(Input::Journaled { record: record.clone(), visible: true });
     assert_eq!(["keep f", "read f"], *said);
-    assert_eq!(["remove f"], *story.seen_absent("f"));
+    assert_eq!(["remove f"], *story.seen("f", Found::Absent));
     let removal = story.ours(&path("f")).unwrap();
     assert!(removal.version.seen.contains(record.version.stamp), "nobody brings it back");
 }
@@ -206,7 +199,7 @@ fn what_may_never_have_been_visible_is_not_removed() {
     let mut story = Story::new(Vec::new());
     let said = story.tell(Input::Journaled { record: file("f", 1), visible: false });
     assert_eq!(["read f"], *said);
-    assert!(story.seen_absent("f").is_empty());
+    assert!(story.seen("f", Found::Absent).is_empty());
 }
 
 #[test]
@@ -220,7 +213,22 @@ fn a_directory_that_comes_ahead_of_its_turn_is_newer_than_its_removal() {
     let mut again = live("d", Kind::Dir, 0);
     again.version = version(120, Some(&removal));
     let said = story.announced(Lane::Urgent, 0, None, again.clone());
-    assert_eq!(["apply d"], *said, "the new one, not the removal");
-    assert_eq!(["keep d"], *story.applied("d", Outcome::Done(None)));
+    assert_eq!(["keep d"], *said, "the new one, not the removal");
     assert_eq!(Some(again.version), story.ours(&path("d")).map(|ours| ours.version));
+}
+
+#[test]
+fn a_file_that_was_just_closed_is_looked_at_again_soon() {
+    // A writer is still counted when its close is told; nobody tells when it is not any more.
+    let mut story = Story::new(Vec::new());
+    let hint = Hint { path: path("f"), kind: HintKind::Closed };
+    assert_eq!(["read f"], *story.tell(Input::Hinted(vec![hint])));
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        assert!(story.seen("f", Found::Busy).is_empty());
+        let before = story.now.monotonic_ms;
+        while story.pass(10).is_empty() {}
+        waits.push(story.now.monotonic_ms - before);
+    }
+    assert_eq!([20, 40, 80, 160, 320, 640, 1000, 1000], *waits);
 }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::ask::Question;
+use super::greet::Peer;
 use super::halt::Halt;
 use super::mailbox::{Batch, Mailbox};
 use super::mirror::Turn;
-use super::send::Peer;
 use super::shelf::Shelf;
 use super::wait::Waiter;
 use super::workers::{Listing, Workers};
@@ -50,7 +50,13 @@ pub(super) enum Event {
     /// A directory could not be listed.
     ListingFailed { dir: RelPath, reason: String },
     /// Announcements have their content.
-    Loaded { peer: NodeId, lane: Lane, records: Vec<Announced>, through: Sequence },
+    Loaded {
+        peer: NodeId,
+        lane: Lane,
+        records: Vec<Announced>,
+        /// After which row they come, and up to where nothing else is on the lane.
+        rows: (Sequence, Sequence),
+    },
     /// Paths were read.
     Seen(Vec<(RelPath, Found)>),
     /// End the thread.
@@ -252,8 +258,8 @@ impl Actor {
                 tracing::warn!(mount = self.place.name, path = %dir, reason, "cannot list");
                 Ok(())
             }
-            Event::Loaded { peer, lane, records, through } => {
-                self.loaded(peer, lane, records, through);
+            Event::Loaded { peer, lane, records, rows } => {
+                self.loaded(peer, lane, records, rows);
                 Ok(())
             }
             Event::Seen(seen) => seen.into_iter().try_for_each(|(p, f)| self.seen(p, f)),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::actor::Actor;
+use super::greet::Peer;
 use super::halt::Halt;
-use super::send::Peer;
 use super::wait::{Nodes, Reply};
 use crate::control::types::{
     self, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount, timestamp,

@@ -10,6 +10,7 @@ mod api;
 mod ask;
 mod conflicts;
 mod fetch;
+mod greet;
 mod halt;
 mod handler;
 mod mailbox;

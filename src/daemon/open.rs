@@ -50,7 +50,7 @@ fn halt(error: &OpenError, place: &Place) -> Halt {
         OpenError::Unmarked => Halt::unmarked(name, path),
         OpenError::Mount(_) if new && !path.exists() => Halt::no_directory(name, path),
         OpenError::Mount(error) => Halt::unusable(error, path),
-        OpenError::Index(_) | OpenError::Io { .. } => {
+        OpenError::Disk(_) | OpenError::Index(_) | OpenError::Io { .. } => {
             Halt::state(super::chain(error), &place.state)
         }
     }

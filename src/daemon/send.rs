@@ -7,15 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::actor::{Actor, Bulk};
+use super::greet::Peer;
 use super::workers::Job;
 use crate::engine::session::Outgoing;
 use crate::engine::{self, Class, Input};
 use crate::index::{IndexError, Row};
-use crate::model::{Incarnation, Lane, NodeId, RelPath, Sequence, limits};
-use crate::net::{
-    Ack, Announce, Announced, ControlMessage, LaneError, LaneSender, LinkHandle, MountHello,
-    MountState,
-};
+use crate::model::{Lane, NodeId, RelPath, Sequence, limits};
+use crate::net::{Ack, Announce, Announced, ControlMessage, LaneError, LaneSender, MountState};
 
 /// Rows read from the index at a time for a lane that is behind.
 const ROWS_MAX: usize = 256;
@@ -26,173 +24,8 @@ const STATE_EVERY_MS: u64 = 2000;
 /// How long the state is held back while much happens, in milliseconds.
 const STATE_AFTER_MS: u64 = 50;
 
-/// One peer, as this mount sees it.
-pub(super) struct Peer {
-    pub link: LinkHandle,
-    /// It has greeted; nothing that it announces counts before.
-    greeted: bool,
-    /// It has said where it is; nothing is announced to it before.
-    pub out: Option<Outgoing>,
-    lanes: Vec<LaneSender>,
-    /// A lane's rows are being filled with content.
-    loading: [bool; Lane::ALL.len()],
-    incarnation: Incarnation,
-    done: Vec<(Lane, Sequence)>,
-    told: Vec<(Lane, Sequence)>,
-    /// The last state it told.
-    pub state: Option<MountState>,
-    /// Why nothing is exchanged with it.
-    pub refused: Option<String>,
-    state_told_ms: u64,
-    state_told: Option<MountState>,
-}
-
 impl Actor {
-    /// A peer is linked: greet it.
-    pub(super) fn up(&mut self, peer: NodeId, link: LinkHandle) -> Result<(), IndexError> {
-        let hello = self.hello(peer)?;
-        let lanes: Vec<_> =
-            Lane::ALL.iter().map(|&lane| link.lane(&self.place.name, lane)).collect();
-        for lane in &lanes {
-            let inbox = self.inbox.clone();
-            lane.on_capacity(move || inbox.wake());
-        }
-        self.say(&link, ControlMessage::MountHello(hello));
-        let peer_state = Peer {
-            link,
-            greeted: false,
-            out: None,
-            lanes,
-            loading: [false; Lane::ALL.len()],
-            incarnation: Incarnation::default(),
-            done: Vec::new(),
-            told: Vec::new(),
-            state: None,
-            refused: None,
-            state_told_ms: 0,
-            state_told: None,
-        };
-        self.peers.insert(peer, peer_state);
-        Ok(())
-    }
-
-    fn hello(&self, peer: NodeId) -> Result<MountHello, IndexError> {
-        let cursors = self.index.cursors(peer)?;
-        let received = self.engine.received(peer);
-        let from = if received.is_empty() { cursors.done } else { received };
-        Ok(MountHello {
-            mount: self.place.name.clone(),
-            policy: self.place.policy.hash(),
-            incarnation: self.index.incarnation(),
-            known: cursors.incarnation,
-            cursors: from,
-            paused: self.paused,
-            head: self.index.head(),
-            former: self.index.former()?,
-        })
-    }
-
-    pub(super) fn down(&mut self, peer: NodeId) -> Result<(), IndexError> {
-        self.peers.remove(&peer);
-        self.input(Input::PeerDown(peer))
-    }
-
-    fn say(&self, link: &LinkHandle, message: ControlMessage) {
-        if let Err(error) = link.send_control(message) {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(mount = self.place.name, peer = %link.peer(), error, "not said");
-        }
-    }
-
-    pub(super) fn control(
-        &mut self,
-        peer: NodeId,
-        message: ControlMessage,
-    ) -> Result<(), IndexError> {
-        match message {
-            ControlMessage::MountHello(hello) => self.greeted(peer, &hello),
-            ControlMessage::Ack(ack) => self.acknowledged(peer, &ack),
-            ControlMessage::State(state) => {
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.state = Some(*state);
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn greeted(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
-        let ours = (self.place.policy.hash(), self.index.incarnation());
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        if hello.policy != ours.0 {
-            let reason = "its rules (preset, ignore, rule) differ from ours";
-            tracing::error!(mount = self.place.name, peer = %id, reason, "nothing is exchanged");
-            peer.refused = Some(reason.to_owned());
-            return Ok(());
-        }
-        peer.refused = None;
-        peer.incarnation = hello.incarnation;
-        self.hear(id, hello)?;
-        self.input(Input::Moved { peer: id, sequence: hello.head })?;
-        let former = self.index.former()?.map(|(life, _)| life);
-        if hello.known == ours.1 || Some(hello.known) != former {
-            self.begin_sending(id, hello, ours.1)?;
-        }
-        self.tell_state(true);
-        Ok(())
-    }
-
-    /// Takes the peer's index for what it is: the one that is known, one that goes on from that, or
-    /// another one.
-    fn hear(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
-        let known = self.index.cursors(id)?;
-        let anew = known.incarnation != hello.incarnation;
-        let former = hello.former.filter(|former| anew && former.0 == known.incarnation);
-        match former {
-            Some((_, until)) => self.index.continue_peer(id, hello.incarnation, until)?,
-            None if anew => self.index.forget_peer(id, hello.incarnation)?,
-            None => {}
-        }
-        let cursors = self.index.cursors(id)?.done;
-        self.input(Input::PeerUp { peer: id, cursors, anew })?;
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.greeted = true;
-        }
-        if former.is_some() {
-            // It waits to be told where it shall go on from.
-            let hello = self.hello(id)?;
-            if let Some(peer) = self.peers.get(&id) {
-                self.say(&peer.link, ControlMessage::MountHello(hello));
-            }
-        }
-        Ok(())
-    }
-
-    fn begin_sending(
-        &mut self,
-        id: NodeId,
-        hello: &MountHello,
-        ours: Incarnation,
-    ) -> Result<(), IndexError> {
-        let cursors: &[_] = if hello.known == ours { &hello.cursors } else { &[] };
-        // A cursor beyond our head is of changes that a crash took from our index.
-        let head = self.index.head();
-        let cursors: Vec<_> = cursors.iter().filter(|(_, at)| *at <= head).copied().collect();
-        let mut out = Outgoing::starting_at(&cursors, head);
-        let known = self.index.cursors(id)?;
-        // Who goes on from before what he had acknowledged has lost it.
-        let there = |lane: Lane| cursors.iter().find(|at| at.0 == lane).map(|at| at.1);
-        for (lane, at) in known.acknowledged {
-            out.acknowledge(lane, at.min(there(lane).unwrap_or_default()));
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.out = Some(out);
-        }
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, id: NodeId, ack: &Ack) -> Result<(), IndexError> {
+    pub(super) fn acknowledged(&mut self, id: NodeId, ack: &Ack) -> Result<(), IndexError> {
         if ack.incarnation != self.index.incarnation() {
             return Ok(());
         }
@@ -274,7 +107,7 @@ impl Actor {
             let ids: Vec<_> = self.peers.keys().copied().collect();
             for id in ids {
                 let Some(peer) = self.peers.get(&id) else { continue };
-                let Some(out) = peer.out.as_ref().filter(|_| !peer.loading[lane as usize]) else {
+                let Some(out) = peer.ready().filter(|_| !peer.loading[lane as usize]) else {
                     continue;
                 };
                 // Everything before this turn's first row must have been sent.
@@ -311,7 +144,7 @@ impl Actor {
         let head = self.index.lane_head(lane);
         let due = lane != Lane::Forward || self.is_forward_due(id, head);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let Some(out) = peer.out.as_mut() else { return Ok(()) };
+        let Some(out) = peer.out.as_mut().filter(|_| peer.state.is_some()) else { return Ok(()) };
         if peer.loading[lane as usize] || !due && out.sent(lane) < head {
             return Ok(());
         }
@@ -339,20 +172,19 @@ impl Actor {
             .iter()
             .map(|row| announced(row, row.ordered || barrier(row), promised, None))
             .collect();
-        let overtaken = match self.peers.get(&id).and_then(|peer| peer.out.as_ref()) {
-            Some(out) => self.overtaken(out, lane, &records, &mut Dirs::new())?,
-            None => Vec::new(),
-        };
+        let Some(out) = self.peers.get(&id).and_then(Peer::ready) else { return Ok(()) };
+        let from = out.sent(lane);
+        let overtaken = self.overtaken(out, lane, &records, &mut Dirs::new())?;
         let records = insert(records, overtaken);
         let bare = lane == Lane::Forward && !self.misses_someone(id);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         peer.loading[lane as usize] = true;
         if bare {
             // Most of it has come from its author by now; the rest is asked for.
-            self.loaded(id, lane, records, through);
+            self.loaded(id, lane, records, (from, through));
             return Ok(());
         }
-        drop(self.workers.jobs.send(Job::Load { peer: id, lane, records, through }));
+        drop(self.workers.jobs.send(Job::Load { peer: id, lane, records, from, through }));
         Ok(())
     }
 
@@ -434,17 +266,17 @@ impl Actor {
         id: NodeId,
         lane: Lane,
         mut records: Vec<Announced>,
-        through: Sequence,
+        (from, through): (Sequence, Sequence),
     ) {
         // What moved since the rows were read is where it is by now.
         let head = self.index.head();
         records.iter_mut().filter_map(|one| one.after.as_mut()).for_each(|after| *after = head);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        // A link that is new since then has not asked for this; it is sent again.
+        // A link that is new since then may have to go on from an earlier row.
         if !std::mem::take(&mut peer.loading[lane as usize]) {
             return;
         }
-        let Some(out) = peer.out.as_mut() else { return };
+        let Some(out) = peer.out.as_mut().filter(|out| from <= out.sent(lane)) else { return };
         if send(out, &peer.lanes[lane as usize], lane, &records) {
             out.skip(lane, through);
         }

@@ -39,7 +39,14 @@ pub(super) enum Job {
     /// Look at these paths.
     Read(Vec<Look>),
     /// Read the content of small files into their announcements.
-    Load { peer: NodeId, lane: Lane, records: Vec<Announced>, through: Sequence },
+    Load {
+        peer: NodeId,
+        lane: Lane,
+        records: Vec<Announced>,
+        /// After which row they come.
+        from: Sequence,
+        through: Sequence,
+    },
     /// Stage content from a file that is here already.
     Copy { path: RelPath, content: ContentId, size: u64, from: Vec<RelPath> },
 }
@@ -132,9 +139,9 @@ fn read_jobs(queue: &Mutex<Receiver<Job>>, mount: &Mount, inbox: &Inbox) {
         let Ok(job) = job else { return };
         inbox.push(match job {
             Job::Read(looks) => Event::Seen(looks.into_iter().map(|l| look(mount, l)).collect()),
-            Job::Load { peer, lane, mut records, through } => {
+            Job::Load { peer, lane, mut records, from, through } => {
                 load(mount, &mut records);
-                Event::Loaded { peer, lane, records, through }
+                Event::Loaded { peer, lane, records, rows: (from, through) }
             }
             Job::Copy { path, content, size, from } => {
                 let copied = |from: &RelPath| {

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
@@ -57,14 +57,16 @@ pub struct LaneSender {
 struct Room {
     /// Someone found the queue full since it was last told otherwise.
     awaited: AtomicBool,
-    callback: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    callback: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
 }
 
 impl Room {
     fn made(&self) {
-        if self.awaited.swap(false, Ordering::AcqRel)
-            && let Some(callback) = self.callback.get()
-        {
+        if !self.awaited.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(callback) = callback {
             callback();
         }
     }
@@ -103,9 +105,10 @@ impl LaneSender {
     }
 
     /// Sets what to call when a lane that was found full has room again, or is closed. Called on
-    /// the network's runtime: it must not block. Only the first one set counts.
+    /// the network's runtime: it must not block. The last one set counts.
     pub fn on_capacity(&self, callback: impl Fn() + Send + Sync + 'static) {
-        drop(self.room.callback.set(Box::new(callback)));
+        let mut set = self.room.callback.lock().unwrap_or_else(PoisonError::into_inner);
+        *set = Some(Arc::new(callback));
     }
 
     /// A lane whose announcements come out of the receiver.

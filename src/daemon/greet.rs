@@ -1,0 +1,186 @@
+//! How two nodes that are linked find out where each is with a mount, before anything is announced.
+//!
+//! Each says on the control stream what it has of the other's index; who has heard that tells its
+//! state, and only then is it sent anything. Lanes are streams of their own: what is sent earlier
+//! could arrive before the greeting it counts from.
+
+use super::actor::Actor;
+use crate::engine::Input;
+use crate::engine::session::Outgoing;
+use crate::index::IndexError;
+use crate::model::{Incarnation, Lane, NodeId, Sequence};
+use crate::net::{ControlMessage, LaneSender, LinkHandle, MountHello, MountState};
+
+/// One peer, as this mount sees it.
+pub(super) struct Peer {
+    pub link: LinkHandle,
+    /// It has greeted; nothing that it announces counts before.
+    pub greeted: bool,
+    /// It has said where it is.
+    pub out: Option<Outgoing>,
+    pub lanes: Vec<LaneSender>,
+    /// A lane's rows are being filled with content.
+    pub loading: [bool; Lane::ALL.len()],
+    pub incarnation: Incarnation,
+    pub done: Vec<(Lane, Sequence)>,
+    pub told: Vec<(Lane, Sequence)>,
+    /// The last state it told; nothing before it has heard us.
+    pub state: Option<MountState>,
+    /// Why nothing is exchanged with it.
+    pub refused: Option<String>,
+    pub state_told_ms: u64,
+    pub state_told: Option<MountState>,
+}
+
+impl Peer {
+    /// What it is to be sent from, if anything is.
+    pub(super) fn ready(&self) -> Option<&Outgoing> {
+        self.out.as_ref().filter(|_| self.state.is_some())
+    }
+}
+
+impl Actor {
+    /// A peer is linked: greet it.
+    pub(super) fn up(&mut self, peer: NodeId, link: LinkHandle) -> Result<(), IndexError> {
+        let hello = self.hello(peer)?;
+        let lanes: Vec<_> =
+            Lane::ALL.iter().map(|&lane| link.lane(&self.place.name, lane)).collect();
+        for lane in &lanes {
+            let inbox = self.inbox.clone();
+            lane.on_capacity(move || inbox.wake());
+        }
+        self.say(&link, ControlMessage::MountHello(hello));
+        let peer_state = Peer {
+            link,
+            greeted: false,
+            out: None,
+            lanes,
+            loading: [false; Lane::ALL.len()],
+            incarnation: Incarnation::default(),
+            done: Vec::new(),
+            told: Vec::new(),
+            state: None,
+            refused: None,
+            state_told_ms: 0,
+            state_told: None,
+        };
+        self.peers.insert(peer, peer_state);
+        Ok(())
+    }
+
+    fn hello(&self, peer: NodeId) -> Result<MountHello, IndexError> {
+        let cursors = self.index.cursors(peer)?;
+        let received = self.engine.received(peer);
+        let from = if received.is_empty() { cursors.done } else { received };
+        Ok(MountHello {
+            mount: self.place.name.clone(),
+            policy: self.place.policy.hash(),
+            incarnation: self.index.incarnation(),
+            known: cursors.incarnation,
+            cursors: from,
+            paused: self.paused,
+            head: self.index.head(),
+            former: self.index.former()?,
+        })
+    }
+
+    pub(super) fn down(&mut self, peer: NodeId) -> Result<(), IndexError> {
+        self.peers.remove(&peer);
+        self.input(Input::PeerDown(peer))
+    }
+
+    fn say(&self, link: &LinkHandle, message: ControlMessage) {
+        if let Err(error) = link.send_control(message) {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(mount = self.place.name, peer = %link.peer(), error, "not said");
+        }
+    }
+
+    pub(super) fn control(
+        &mut self,
+        peer: NodeId,
+        message: ControlMessage,
+    ) -> Result<(), IndexError> {
+        match message {
+            ControlMessage::MountHello(hello) => self.greeted(peer, &hello),
+            ControlMessage::Ack(ack) => self.acknowledged(peer, &ack),
+            ControlMessage::State(state) => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.state = Some(*state);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn greeted(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
+        let ours = (self.place.policy.hash(), self.index.incarnation());
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        if hello.policy != ours.0 {
+            let reason = "its rules (preset, ignore, rule) differ from ours";
+            tracing::error!(mount = self.place.name, peer = %id, reason, "nothing is exchanged");
+            peer.refused = Some(reason.to_owned());
+            return Ok(());
+        }
+        peer.refused = None;
+        peer.incarnation = hello.incarnation;
+        self.hear(id, hello)?;
+        self.input(Input::Moved { peer: id, sequence: hello.head })?;
+        let former = self.index.former()?.map(|(life, _)| life);
+        if hello.known == ours.1 || Some(hello.known) != former {
+            self.begin_sending(id, hello, ours.1)?;
+        }
+        self.tell_state(true);
+        Ok(())
+    }
+
+    /// Takes the peer's index for what it is: the one that is known, one that goes on from that, or
+    /// another one.
+    fn hear(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
+        let known = self.index.cursors(id)?;
+        let anew = known.incarnation != hello.incarnation;
+        let former = hello.former.filter(|former| anew && former.0 == known.incarnation);
+        match former {
+            Some((_, until)) => self.index.continue_peer(id, hello.incarnation, until)?,
+            None if anew => self.index.forget_peer(id, hello.incarnation)?,
+            None => {}
+        }
+        let cursors = self.index.cursors(id)?.done;
+        self.input(Input::PeerUp { peer: id, cursors, anew })?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.greeted = true;
+        }
+        if former.is_some() {
+            // It waits to be told where it shall go on from.
+            let hello = self.hello(id)?;
+            if let Some(peer) = self.peers.get(&id) {
+                self.say(&peer.link, ControlMessage::MountHello(hello));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_sending(
+        &mut self,
+        id: NodeId,
+        hello: &MountHello,
+        ours: Incarnation,
+    ) -> Result<(), IndexError> {
+        let cursors: &[_] = if hello.known == ours { &hello.cursors } else { &[] };
+        // A cursor beyond our head is of changes that a crash took from our index.
+        let head = self.index.head();
+        let cursors: Vec<_> = cursors.iter().filter(|(_, at)| *at <= head).copied().collect();
+        let mut out = Outgoing::starting_at(&cursors, head);
+        let known = self.index.cursors(id)?;
+        // Who goes on from before what he had acknowledged has lost it.
+        let there = |lane: Lane| cursors.iter().find(|at| at.0 == lane).map(|at| at.1);
+        for (lane, at) in known.acknowledged {
+            out.acknowledge(lane, at.min(there(lane).unwrap_or_default()));
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.out = Some(out);
+        }
+        Ok(())
+    }
+}

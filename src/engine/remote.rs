@@ -95,6 +95,10 @@ impl Engine {
         };
         if let Some(older) = want.sources.get(&from).filter(|older| older.sequence.0 > 0) {
             source.first = older.first;
+            if source.sequence == Sequence(0) {
+                // Ahead of its next turn: the one it had is still to be done.
+                source = Source { record: source.record, ..older.clone() };
+            }
             incoming.remove(from.1, older);
         }
         incoming.add(from.1, &source);

@@ -232,3 +232,23 @@ fn a_file_that_was_just_closed_is_looked_at_again_soon() {
     }
     assert_eq!([20, 40, 80, 160, 320, 640, 1000, 1000], *waits);
 }
+
+#[test]
+fn a_directory_that_comes_ahead_of_its_next_turn_is_not_done_yet() {
+    let mut story = Story::new(vec![live("d", Kind::Dir, 1)]);
+    let entry = |mode| {
+        let mut record = live("d", Kind::Dir, u64::from(mode));
+        record.entry.as_mut().unwrap().meta.mode = mode;
+        record.version =
+            version(u64::from(mode), story.ours(&path("d")).map(|d| d.version).as_ref());
+        record
+    };
+    let (one, two) = (entry(0o700), entry(0o711));
+    let done = |story: &Story| story.engine.done(PEER)[Lane::Normal as usize].1;
+    assert_eq!(["apply d"], *story.announced(Lane::Normal, 5, None, one));
+    story.announced(Lane::Normal, 0, None, two);
+    assert!(done(&story) < Sequence(5), "a crash now must not lose it");
+    assert_eq!(["keep d", "apply d"], *story.applied("d", Outcome::Done(None)));
+    assert_eq!(["keep d"], *story.applied("d", Outcome::Done(None)));
+    assert_eq!(Sequence(5), done(&story));
+}

@@ -370,6 +370,57 @@ fn crashes_and_lost_indexes_cost_nothing() {
     }
 }
 
+fn copy_files(from: &Path, to: &Path) {
+    for found in fs::read_dir(from).unwrap() {
+        let found = found.unwrap();
+        fs::copy(found.path(), to.join(found.file_name())).unwrap();
+    }
+}
+
+/// The index as it was some changes ago, of another start of the machine.
+#[test]
+fn a_power_cut_that_took_the_last_commits_loses_nothing() {
+    let mut cluster = Cluster::start(&setup(2));
+    write(&cluster, 2, "changed", "1");
+    cluster.wait_in_sync(SOON);
+    cluster.node_mut(2).stop();
+    let index = cluster.node(2).state().join("index");
+    let saved = cluster.node(2).state().join("saved");
+    fs::create_dir(&saved).unwrap();
+    copy_files(&index, &saved);
+    start(&mut cluster, 2);
+    write(&cluster, 2, "changed", "2");
+    write(&cluster, 2, "never-on-the-disk", "x");
+    write(&cluster, 1, "learned", "x");
+    cluster.wait_in_sync(SOON);
+
+    cluster.node_mut(2).kill9();
+    fs::remove_dir_all(&index).unwrap();
+    fs::create_dir(&index).unwrap();
+    copy_files(&saved, &index);
+    fs::write(index.join(format!("{MOUNT}.boot")), "x".repeat(36)).unwrap();
+    fs::remove_file(at(&cluster, 2, "never-on-the-disk")).unwrap();
+    fs::remove_file(at(&cluster, 2, "learned")).unwrap();
+    start(&mut cluster, 2);
+    write(&cluster, 2, "changed", "3");
+    write(&cluster, 1, "after", "x");
+    cluster.wait_in_sync(SOON);
+    cluster.wait_equal(SOON);
+    has(&cluster, &[1, 2], "changed", "3");
+    for name in ["never-on-the-disk", "learned", "after"] {
+        has(&cluster, &[1, 2], name, "x");
+    }
+    let warned = |cluster: &Cluster| cluster.node(2).log().matches("the power went").count();
+    assert_eq!(1, warned(&cluster), "{}", cluster.node(2).log());
+    // The next start is after a kill, and the one after that after a proper end.
+    cluster.node_mut(2).kill9();
+    start(&mut cluster, 2);
+    cluster.node_mut(2).stop();
+    start(&mut cluster, 2);
+    cluster.wait_in_sync(SOON);
+    assert_eq!(1, warned(&cluster), "{}", cluster.node(2).log());
+}
+
 #[test]
 fn the_configuration_is_reloaded_and_a_bad_one_is_not() {
     let mut cluster = Cluster::start(&setup(1));

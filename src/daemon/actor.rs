@@ -6,7 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use super::greet::Peer;
 use super::halt::Halt;
 use super::mailbox::{Batch, Mailbox};
 use super::mirror::Turn;
+use super::missed::Audit;
 use super::shelf::Shelf;
 use super::wait::Waiter;
 use super::workers::{Listing, Workers};
@@ -63,6 +64,8 @@ pub(super) enum Event {
     Shutdown,
     /// Everything that happened before a `wait` was noted, or not in time.
     Synced { waiter: u64, result: Result<(), String> },
+    /// Everything that happened before the end of a regular scan was noted, or not in time.
+    Told(Result<(), String>),
     /// A peer is linked.
     Up { peer: NodeId, link: LinkHandle },
     /// A subtree was listed.
@@ -130,7 +133,10 @@ pub(super) struct Actor {
     pub guard_checked_ms: u64,
     /// The first scan after start-up has ended.
     pub scanned: bool,
-    pub full_scans: u64,
+    /// Subtrees that are being listed, in order.
+    pub walking: VecDeque<RelPath>,
+    /// The regular scan that goes on.
+    pub audit: Option<Audit>,
     pub missed_events: u64,
     pub turn: Turn,
     /// Hard links on their way, by path: names of one group that arrive together become one file.
@@ -151,9 +157,7 @@ impl Actor {
     pub(super) fn run(mut self) -> Result<(), IndexError> {
         self.start()?;
         while !self.stopping {
-            let wait = self.wait();
-            let batch = self.inbox.take(wait, self.room());
-            self.take_turn(batch)?;
+            self.turn()?;
         }
         // What is being made visible is noted before the end.
         self.input(Input::Stopped(true))?;
@@ -166,6 +170,12 @@ impl Actor {
         self.boot.end()
     }
 
+    /// Waits until something happens, and does what follows.
+    pub(super) fn turn(&mut self) -> Result<(), IndexError> {
+        let batch = self.inbox.take(self.wait(), self.room());
+        self.take_turn(batch)
+    }
+
     /// How many records can be taken in. While many are being applied, those after them wait where
     /// they are: at their sender.
     fn room(&self) -> usize {
@@ -176,7 +186,7 @@ impl Actor {
         }
     }
 
-    fn start(&mut self) -> Result<(), IndexError> {
+    pub(super) fn start(&mut self) -> Result<(), IndexError> {
         if self.paused {
             self.input(Input::Stopped(true))?;
         }
@@ -235,9 +245,10 @@ impl Actor {
         self.take_hints()?;
         self.input(Input::Tick)?;
         if self.scanned && self.now().monotonic_ms >= self.next_scan_ms {
-            self.full_scans += 1;
+            self.begin_audit();
             self.begin_scan()?;
         }
+        self.count_missed();
         self.tidy()?;
         self.end_turn()
     }
@@ -252,7 +263,7 @@ impl Actor {
             Event::Fetched { path, content, result } => {
                 self.input(Input::Fetched { path, content, result })
             }
-            Event::Hinted(hints) => self.input(Input::Hinted(hints)),
+            Event::Hinted(hints) => self.hinted(hints),
             Event::Listing { dir, children } => self.listing(&dir, children),
             Event::ListingFailed { dir, reason } => {
                 tracing::warn!(mount = self.place.name, path = %dir, reason, "cannot list");
@@ -271,21 +282,28 @@ impl Actor {
                 self.synced(waiter, result);
                 Ok(())
             }
+            Event::Told(result) => self.told_all(result),
             Event::Up { peer, link } => self.up(peer, link),
             Event::Walked(top) => self.walked(&top),
         }
     }
 
-    fn take_hints(&mut self) -> Result<(), IndexError> {
-        let Some(watcher) = self.watcher.clone() else { return Ok(()) };
+    /// Takes what the watcher has to tell. Whether there may be more.
+    pub(super) fn take_hints(&mut self) -> Result<bool, IndexError> {
+        let Some(watcher) = self.watcher.clone() else { return Ok(false) };
+        let mut taken = 0;
         for event in watcher.take(HINTS_MAX) {
+            taken += 1;
             match event {
                 WatchEvent::Hints(hints) => {
-                    let hints = hints.into_iter().map(hint).collect();
-                    self.input(Input::Hinted(hints))?;
+                    taken += hints.len();
+                    self.hinted(hints.into_iter().map(hint).collect())?;
                 }
                 WatchEvent::Overflow { below } => {
                     tracing::info!(mount = self.place.name, path = %below, "too many changes at once, listing");
+                    if let Some(audit) = &mut self.audit {
+                        audit.told_below(&below);
+                    }
                     self.input(Input::Scan(below))?;
                 }
                 WatchEvent::Lost { reason } => {
@@ -294,7 +312,7 @@ impl Actor {
                 }
             }
         }
-        Ok(())
+        Ok(taken >= HINTS_MAX)
     }
 
     fn is_guard_due(&self) -> bool {
@@ -317,6 +335,7 @@ impl Actor {
             let Halt { reason, hint } = &halt;
             tracing::error!(mount = self.place.name, reason, hint, "halted");
             self.halted = Some(halt);
+            self.audit = None;
             self.stop_or_go();
         }
     }

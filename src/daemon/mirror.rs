@@ -10,7 +10,9 @@ use super::conflicts;
 use super::workers::{Group, Job, Listing, Look};
 use crate::disk::{self, ApplyRequest, KeptId, Source};
 use crate::engine::clock::Now;
-use crate::engine::{Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen};
+use crate::engine::{
+    Class, Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen,
+};
 use crate::index::{IndexError, Row, Token};
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, LinkGroup, NodeId, Record, RelPath, Signature, limits,
@@ -62,9 +64,13 @@ impl Actor {
             }
             Output::Finished(path) => {
                 self.shelf.drop(&path);
+                if let Some(audit) = &mut self.audit {
+                    audit.finished(&path);
+                }
                 Ok(())
             }
             Output::List(dir) => {
+                self.walking.push_back(dir.clone());
                 // The thread ends only after this one.
                 drop(self.workers.walks.send(dir));
                 Ok(())
@@ -117,6 +123,9 @@ impl Actor {
         signature: Option<Signature>,
         from: Option<NodeId>,
     ) -> Result<(), IndexError> {
+        if let (None, Some(audit)) = (from, &mut self.audit) {
+            audit.stored(&record.path);
+        }
         let class = self.place.policy.class(&record.path);
         let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
         self.index.begin()?;
@@ -154,6 +163,7 @@ impl Actor {
         let hint = |row: Row| Hint { path: row.record.path, kind: HintKind::Differs };
         let hints: Vec<_> = rows.filter(differ).map(hint).collect();
         if !hints.is_empty() {
+            self.note_told(&hints);
             let now = self.now();
             self.engine.handle(now, Input::Hinted(hints));
         }
@@ -211,31 +221,37 @@ impl Actor {
         };
         let mut known = self.index.children(dir)?.into_iter().peekable();
         let mut hints = Vec::new();
-        let mut hint = |name: &[u8]| {
+        let mut hint = |name: &[u8], is_news: bool| {
             // A path too long to be mirrored is told by whoever reads its directory.
-            hints.extend(dir.join(name).ok().map(|path| Hint { path, kind: HintKind::Differs }));
+            let Ok(path) = dir.join(name) else { return };
+            if self.place.policy.class(&path) == Class::Local {
+                return;
+            }
+            if let (true, Some(audit)) = (is_news, &mut self.audit) {
+                audit.found(&path);
+            }
+            hints.push(Hint { path, kind: HintKind::Differs });
         };
         for child in found {
             while let Some(gone) = known.next_if(|known| known.name < child.name) {
-                hint(&gone.name);
+                hint(&gone.name, true);
             }
             match known.next_if(|known| known.name == child.name) {
                 Some(known) if is_unchanged(known.signature, &child) => {}
-                _ => hint(&child.name),
+                Some(known) => hint(&child.name, !is_touched(known.signature, &child)),
+                None => hint(&child.name, true),
             }
         }
-        known.for_each(|gone| hint(&gone.name));
-        hints.retain(|hint| self.place.policy.class(&hint.path) != crate::engine::Class::Local);
-        if self.full_scans > 0 && !hints.is_empty() {
-            self.missed_events += hints.len() as u64;
-        }
+        known.for_each(|gone| hint(&gone.name, true));
         self.input(Input::Hinted(hints))
     }
 
     /// A subtree was listed.
     pub(super) fn walked(&mut self, top: &RelPath) -> Result<(), IndexError> {
+        self.walking.pop_front();
         if top.is_root() {
             self.scanned = true;
+            self.end_audit();
         }
         self.input(Input::Listed(top.clone()))
     }
@@ -425,11 +441,17 @@ impl Actor {
 
 /// Whether a listed child needs no look. A directory's own times move with its children.
 fn is_unchanged(known: Option<Signature>, child: &disk::Listed) -> bool {
-    let Some(known) = known else { return false };
+    let Some(before) = known else { return false };
     if child.is_dir {
-        return known.inode == child.signature.inode
-            && known.mode == child.signature.mode
-            && known.mtime == child.signature.mtime;
+        return is_touched(known, child) && before.mtime == child.signature.mtime;
     }
-    !known.racy && known.unchanged(&child.signature)
+    !before.racy && before.unchanged(&child.signature)
+}
+
+/// Whether a listed directory can differ in nothing but its times.
+fn is_touched(known: Option<Signature>, child: &disk::Listed) -> bool {
+    let same = |known: Signature| {
+        known.inode == child.signature.inode && known.mode == child.signature.mode
+    };
+    child.is_dir && known.is_some_and(same)
 }

@@ -17,9 +17,12 @@ mod mailbox;
 mod maintain;
 mod mark;
 mod mirror;
+mod missed;
 mod open;
 mod send;
 mod shelf;
+#[cfg(test)]
+mod testing;
 mod tidy;
 mod verify;
 mod wait;

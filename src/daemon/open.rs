@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a mount cannot be run now.
 #[derive(Debug, thiserror::Error)]
-enum OpenError {
+pub(super) enum OpenError {
     #[error("cannot open the mount")]
     Mount(#[from] MountError),
     #[error("cannot use the mount")]
@@ -93,7 +93,7 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
     }
 }
 
-fn open(
+pub(super) fn open(
     place: &Place,
     shared: &Arc<Shared>,
 ) -> Result<(Actor, Vec<std::thread::JoinHandle<()>>), OpenError> {
@@ -152,7 +152,8 @@ fn open(
         halted,
         guard_checked_ms: 0,
         scanned: false,
-        full_scans: 0,
+        walking: VecDeque::new(),
+        audit: None,
         missed_events: 0,
         turn: Turn::default(),
         applying: 0,

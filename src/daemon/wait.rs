@@ -1,9 +1,11 @@
 //! `wait`: until everything written here before the question is durable on the asked-for nodes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::actor::{Actor, Event};
 use crate::control::types::{WaitMount, WaitNode};
+use crate::disk::watch::Watcher;
 use crate::index::IndexError;
 use crate::model::{Lane, NodeId, Sequence};
 
@@ -53,19 +55,32 @@ impl Actor {
         match self.watcher.clone() {
             None => waiter.stage = Stage::Reading,
             Some(watcher) => {
-                let inbox = self.inbox.clone();
-                // The watcher answers in milliseconds, or it does not answer.
-                let asking = std::thread::Builder::new().name("wait".into()).spawn(move || {
-                    let result = watcher.sync(timeout).map_err(|error| super::chain(&error));
-                    inbox.push(Event::Synced { waiter: id, result });
+                self.when_told(watcher, timeout, move |result| Event::Synced {
+                    waiter: id,
+                    result,
                 });
-                if let Err(error) = asking {
-                    let text = format!("cannot start a thread: {error}");
-                    self.synced(id, Err(text));
-                }
             }
         }
         self.waiters.push(waiter);
+    }
+
+    /// Has an event say when the watcher has told everything that happened before, or that it could
+    /// not in time.
+    pub(super) fn when_told(
+        &self,
+        watcher: Arc<Watcher>,
+        timeout: Duration,
+        event: impl Fn(Result<(), String>) -> Event + Clone + Send + 'static,
+    ) {
+        let (inbox, say) = (self.inbox.clone(), event.clone());
+        // The watcher answers in milliseconds, or it does not answer.
+        let asking = std::thread::Builder::new().name("wait".into()).spawn(move || {
+            let result = watcher.sync(timeout).map_err(|error| super::chain(&error));
+            inbox.push(say(result));
+        });
+        if let Err(error) = asking {
+            self.inbox.push(event(Err(format!("cannot start a thread: {error}"))));
+        }
     }
 
     /// The watcher has told everything, or cannot.

@@ -11,7 +11,8 @@ use super::actor::{Actor, Place};
 use super::{Shared, conflict_policy, open};
 use crate::config::Watch;
 use crate::disk::{self, Mount};
-use crate::net;
+use crate::model::NodeId;
+use crate::net::{self, Member, MemberState, Members};
 
 const MOUNT: &str = "data";
 
@@ -61,6 +62,16 @@ impl Fixture {
         fixture.actor.start().unwrap();
         fixture.turn_until(|actor| actor.scanned && actor.engine.is_read());
         fixture
+    }
+
+    /// The cluster has these nodes as well, none of them linked.
+    pub(super) fn add_members(&self, ids: &[NodeId]) {
+        let mut members = Members::clone(&self.actor.shared.members());
+        for &id in ids {
+            let (name, addresses, state) = (id.to_string(), Vec::new(), MemberState::Active);
+            members.put(Member { id, name, addresses, state, changed: 1 });
+        }
+        *self.actor.shared.members.write().unwrap() = Arc::new(members);
     }
 
     /// Where the mount is.

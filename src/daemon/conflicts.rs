@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, symlink};
@@ -194,8 +195,7 @@ pub(super) fn list(shared: &Shared) -> io::Result<Vec<ConflictStatus>> {
 pub(super) fn status(shared: &Shared, id: &str) -> io::Result<ConflictStatus> {
     let (loser, file) = find(shared, id)?;
     let about = file.symlink_metadata()?;
-    let seconds = u64::try_from(about.ctime()).unwrap_or_default();
-    let kept = UNIX_EPOCH + Duration::from_secs(seconds);
+    let kept = kept_since(&about);
     Ok(ConflictStatus {
         id: id.to_owned(),
         mount: loser.mount,
@@ -237,20 +237,43 @@ pub(super) fn content(shared: &Shared, id: &str) -> io::Result<(u64, Box<dyn io:
 pub(super) fn discard(shared: &Shared, id: &str) -> io::Result<()> {
     let (_, file) = find(shared, id)?;
     fs::remove_file(&file)?;
-    fs::remove_file(file.with_extension("json"))?;
+    remove_if_there(&file.with_extension("json"))?;
     hint_store(shared, names_of(id).into());
     Ok(())
 }
 
-/// Drops what was kept long enough.
-pub(super) fn expire(shared: &Shared) -> io::Result<()> {
-    let now = timestamp(SystemTime::now());
-    for conflict in list(shared)? {
-        if conflict.expires.is_some_and(|at| at < now) {
-            discard(shared, &conflict.id)?;
+/// Drops what was kept long enough here, on every node; also what a crash left half of.
+pub(super) fn expire(shared: &Shared, now: SystemTime) -> io::Result<()> {
+    let folder = folder(&shared.state);
+    let mut ids = BTreeSet::new();
+    for item in fs::read_dir(&folder)? {
+        let name = item?.file_name().into_string().unwrap_or_default();
+        ids.extend(KeptId::parse(name.strip_suffix(".json").unwrap_or(&name)));
+    }
+    for id in ids {
+        let files = names_of(id.as_str()).map(|name| folder.join(name.to_string()));
+        let mut about = files.iter().filter_map(|file| file.symlink_metadata().ok());
+        if about.next().is_some_and(|about| kept_since(&about) + KEPT_FOR < now) {
+            files.iter().try_for_each(|file| remove_if_there(file))?;
+            tracing::info!(id = id.as_str(), "dropped a conflict that was kept long enough");
+            hint_store(shared, names_of(id.as_str()).into());
         }
     }
     Ok(())
+}
+
+/// When a file came here: its times of modification are those that it had.
+fn kept_since(about: &fs::Metadata) -> SystemTime {
+    let part = |number: i64| u64::try_from(number).unwrap_or_default();
+    let (seconds, nanos) = (part(about.ctime()), part(about.ctime_nsec()));
+    UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanos)
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// What a restore did: the mount, the path, and the id under which what was there is kept now.
@@ -350,4 +373,81 @@ fn keep_current(shared: &Shared, loser: &Loser, path: &RelPath, entry: &Entry) -
     let version = crate::model::Version::edit(stamp, None);
     let record = Record { path: path.clone(), entry: Some(entry.clone()), version };
     announce(shared, &loser.mount, &record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::testing::Fixture;
+    use crate::model::{NodeId, Version};
+
+    /// Keeps a loser, as an apply and what follows it do. Gives its id.
+    fn keep(shared: &Shared, path: &str, text: &str) -> String {
+        let version = Version::edit(Stamp { counter: 1, node: NodeId(7) }, None);
+        let path = RelPath::parse(path.as_bytes()).unwrap();
+        let id = announce(shared, "data", &Record { path, entry: None, version });
+        fs::write(folder(&shared.state).join(id.as_str()), text).unwrap();
+        hint_store(shared, names_of(id.as_str()).into());
+        id.as_str().to_owned()
+    }
+
+    fn ids(shared: &Shared) -> Vec<String> {
+        list(shared).unwrap().into_iter().map(|conflict| conflict.id).collect()
+    }
+
+    /// When the conflict was kept.
+    fn since(shared: &Shared, id: &str) -> SystemTime {
+        kept_since(&folder(&shared.state).join(id).symlink_metadata().unwrap())
+    }
+
+    /// Takes turns until exactly these are live in the index, which other nodes are told of.
+    fn turn_until_mirrored(fixture: &mut Fixture, ids: &[&str]) {
+        let mut names: Vec<_> = ids.iter().flat_map(|id| names_of(id)).collect();
+        names.sort();
+        fixture.turn_until(|actor| {
+            let live = actor.index.live_below(&RelPath::root()).unwrap();
+            let mut live: Vec<_> = live.into_iter().map(|record| record.path).collect();
+            live.sort();
+            live == names && actor.engine.is_read()
+        });
+    }
+
+    #[test]
+    fn an_expired_conflict_goes_on_every_node_and_a_younger_one_stays() {
+        let mut fixture = Fixture::conflict_store();
+        let shared = fixture.actor.shared.clone();
+        let old = keep(&shared, "old", "x");
+        let mut young = keep(&shared, "young", "y");
+        let listed = |id: &str| status(&shared, id).unwrap().kept;
+        // Until the file system's clock has gone on so far that the list tells.
+        while listed(&young) == listed(&old) {
+            young = keep(&shared, "young", "y");
+        }
+        turn_until_mirrored(&mut fixture, &[&old, &young]);
+        assert_eq!([young.clone(), old.clone()], *ids(&shared));
+
+        let expires = since(&shared, &old) + KEPT_FOR;
+        expire(&shared, expires).unwrap();
+        assert_eq!(2, ids(&shared).len());
+        expire(&shared, expires + Duration::from_nanos(1)).unwrap();
+        assert_eq!([young.clone()], *ids(&shared));
+        turn_until_mirrored(&mut fixture, &[&young]);
+        let gone = RelPath::parse(old.as_bytes()).unwrap();
+        assert!(fixture.actor.index.row(&gone).unwrap().is_some(), "others are told of it");
+    }
+
+    #[test]
+    fn half_a_conflict_expires_as_well() {
+        let fixture = Fixture::conflict_store();
+        let shared = fixture.actor.shared.clone();
+        let (nameless, empty) = (keep(&shared, "a", "x"), keep(&shared, "b", "y"));
+        fs::remove_file(folder(&shared.state).join(format!("{nameless}.json"))).unwrap();
+        fs::remove_file(folder(&shared.state).join(&empty)).unwrap();
+        let files = || fs::read_dir(folder(&shared.state)).unwrap().count();
+        let before = files();
+        expire(&shared, SystemTime::now()).unwrap();
+        assert_eq!(before, files());
+        expire(&shared, SystemTime::now() + KEPT_FOR).unwrap();
+        assert_eq!(before - 2, files());
+    }
 }

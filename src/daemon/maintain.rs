@@ -44,7 +44,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         }
         if clear {
             cleared = Some(Instant::now());
-            if let Err(error) = conflicts::expire(shared) {
+            if let Err(error) = conflicts::expire(shared, SystemTime::now()) {
                 tracing::warn!(error = %error, "cannot clear the conflict store");
             }
         }

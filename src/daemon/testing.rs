@@ -1,6 +1,7 @@
 //! One real mount for tests, whose turns the test takes itself.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -8,13 +9,11 @@ use std::time::SystemTime;
 use tempfile::TempDir;
 
 use super::actor::{Actor, Place};
-use super::{Shared, conflict_policy, open};
+use super::{Shared, conflict_policy, conflicts, open};
 use crate::config::Watch;
 use crate::disk::{self, Mount};
 use crate::model::NodeId;
 use crate::net::{self, Member, MemberState, Members};
-
-const MOUNT: &str = "data";
 
 /// A turn without anything to do takes up to a second.
 const TURNS_MAX: usize = 1000;
@@ -23,20 +22,30 @@ const TURNS_MAX: usize = 1000;
 pub(super) struct Fixture {
     pub actor: Actor,
     _threads: Vec<JoinHandle<()>>,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Fixture {
     /// A mount that is watched, has been scanned once and is at rest.
     pub(super) fn start() -> Self {
+        Self::of("data", |_, folder| folder.join("data"), Some(Watch::Inotify))
+    }
+
+    /// The same of the conflict store, which nobody watches.
+    pub(super) fn conflict_store() -> Self {
+        Self::of(conflicts::MOUNT, |state, _| conflicts::folder(state), None)
+    }
+
+    fn of(name: &str, path: impl Fn(&Path, &Path) -> PathBuf, watch: Option<Watch>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
-        let made = net::init(&state, "n1", &[], &[MOUNT.to_owned()]).unwrap();
-        let marker = disk::MarkerId(made.members.mounts()[MOUNT].0);
-        let path = folder.path().join(MOUNT);
-        std::fs::create_dir(&path).unwrap();
-        Mount::create_marker(&path, marker, MOUNT).unwrap();
-        std::fs::create_dir(super::conflicts::folder(&state)).unwrap();
+        let made = net::init(&state, "n1", &[], &[name.to_owned()]).unwrap();
+        let marker = disk::MarkerId(made.members.mounts()[name].0);
+        let path = path(&state, folder.path());
+        for folder in [&path, &conflicts::folder(&state)] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        Mount::create_marker(&path, marker, name).unwrap();
         let shared = Arc::new(Shared {
             state: state.clone(),
             node: made.id,
@@ -49,16 +58,16 @@ impl Fixture {
             stopping: std::sync::atomic::AtomicBool::new(false),
         });
         let place = Place {
-            name: MOUNT.to_owned(),
+            name: name.to_owned(),
             path,
             marker,
-            watch: Some(Watch::Inotify),
+            watch,
             policy: Arc::new(conflict_policy()),
             node: made.id,
             state,
         };
         let (actor, threads) = open::open(&place, &shared).unwrap();
-        let mut fixture = Self { actor, _threads: threads, folder };
+        let mut fixture = Self { actor, _threads: threads, _folder: folder };
         fixture.actor.start().unwrap();
         fixture.turn_until(|actor| actor.scanned && actor.engine.is_read());
         fixture
@@ -76,7 +85,7 @@ impl Fixture {
 
     /// Where the mount is.
     pub(super) fn mount(&self) -> PathBuf {
-        self.folder.path().join(MOUNT)
+        self.actor.place.path.clone()
     }
 
     /// Takes turns until it is so.

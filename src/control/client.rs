@@ -22,7 +22,8 @@ use super::{
     refusal::RefusalBody,
     types::{
         ConflictStatus, MarkReply, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply,
-        RestoreReply, StatusReply, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+        RestoreReply, StatusReply, VerifyProgress, VerifyReply, VerifyRequest, WaitReply,
+        WaitRequest,
     },
 };
 
@@ -104,6 +105,14 @@ impl Client {
     /// [`ClientError`]
     pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReply, ClientError> {
         self.call(Method::POST, "/v1/verify", request, None).await
+    }
+
+    /// How far the comparisons are that go on.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn verify_progress(&self) -> Result<Vec<VerifyProgress>, ClientError> {
+        self.call(Method::GET, "/v1/verify", &(), Some(QUICK)).await
     }
 
     /// The conflict store, newest first.

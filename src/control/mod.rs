@@ -9,6 +9,7 @@
 //! | `GET /v1/status` | [`Daemon::status`] |
 //! | `POST /v1/wait` | [`Daemon::wait`] |
 //! | `POST /v1/verify` | [`Daemon::verify`] |
+//! | `GET /v1/verify` | [`Daemon::verify_progress`] |
 //! | `GET /v1/conflicts` | [`Daemon::conflicts`] |
 //! | `GET /v1/conflicts/ID/content` | [`Daemon::conflict_content`] |
 //! | `POST /v1/conflicts/ID/restore`, `…/discard` | [`Daemon::restore`], [`Daemon::discard`] |
@@ -33,7 +34,7 @@ pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
     ConflictStatus, MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, StatusReply,
-    VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+    VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -51,6 +52,9 @@ pub trait Daemon: Send + Sync + 'static {
         &self,
         request: VerifyRequest,
     ) -> impl Future<Output = Result<VerifyReply, Refusal>> + Send;
+
+    /// How far the deep comparisons are that go on.
+    fn verify_progress(&self) -> impl Future<Output = Vec<VerifyProgress>> + Send;
 
     /// The conflict store, newest first.
     fn conflicts(&self) -> impl Future<Output = Result<Vec<ConflictStatus>, Refusal>> + Send;

@@ -27,7 +27,7 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
     let router = Router::new()
         .route("/v1/status", get(status::<D>))
         .route("/v1/wait", post(wait::<D>))
-        .route("/v1/verify", post(verify::<D>))
+        .route("/v1/verify", post(verify::<D>).get(verify_progress::<D>))
         .route("/v1/conflicts", get(conflicts::<D>))
         .route("/v1/conflicts/{id}/content", get(conflict_content::<D>))
         .route("/v1/conflicts/{id}/restore", post(restore::<D>))
@@ -92,6 +92,10 @@ async fn wait<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoR
 
 async fn verify<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
     reply(daemon.verify(parse(body)?)).await
+}
+
+async fn verify_progress<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {
+    Json(daemon.verify_progress().await)
 }
 
 async fn conflicts<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {

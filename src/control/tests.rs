@@ -61,6 +61,11 @@ impl Daemon for Echo {
         Ok(VerifyReply { equal: true, deep: request.deep, mounts: Vec::new() })
     }
 
+    async fn verify_progress(&self) -> Vec<VerifyProgress> {
+        let (mount, node) = ("var".to_owned(), "n1".to_owned());
+        vec![VerifyProgress { mount, node, files: 1, files_total: 2, bytes: 3 }]
+    }
+
     async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {
         Ok(Vec::new())
     }
@@ -133,6 +138,7 @@ fn calls_arrive_with_what_they_say_and_answers_come_back() {
         assert_eq!((true, 1500), (reply.done, reply.waited_ms));
         let request = VerifyRequest { mount: None, deep: true };
         assert!(client.verify(&request).await.unwrap().deep);
+        assert_eq!(1, client.verify_progress().await.unwrap()[0].files);
         assert!(client.conflicts().await.unwrap().is_empty());
         assert!(client.pause("var").await.is_ok());
         assert_eq!("a/b %\u{fc}", client.remove("a/b %\u{fc}").await.unwrap().name);

@@ -337,8 +337,26 @@ pub struct VerifyNode {
     pub bytes: Option<u64>,
     /// Of the replica.
     pub fingerprint: Option<String>,
+    /// Files that it read and hashed again, if that was asked for.
+    #[serde(default)]
+    pub read_files: Option<u64>,
     /// Why it could not be compared.
     pub error: Option<String>,
+}
+
+/// How far a node is with reading its replica of a mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerifyProgress {
+    /// The mount.
+    pub mount: String,
+    /// The node.
+    pub node: String,
+    /// Mirrored entries looked at, directories included.
+    pub files: u64,
+    /// How many there are.
+    pub files_total: u64,
+    /// Bytes read.
+    pub bytes: u64,
 }
 
 /// A path that is not equal everywhere.

@@ -19,8 +19,8 @@ use super::{ActorHandle, RELEASE, Shared, conflicts, mark, verify};
 use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, GuardStatus, MarkReply, MountState, MountStatus, NodeStatus, Refusal,
-    RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyReply, VerifyRequest,
-    WaitMount, WaitReply, WaitRequest, timestamp,
+    RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress, VerifyReply,
+    VerifyRequest, WaitMount, WaitReply, WaitRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
 
@@ -278,6 +278,10 @@ impl Daemon for Api {
         }
         let equal = mounts.iter().all(|mount| mount.equal);
         Ok(VerifyReply { equal, deep: request.deep, mounts })
+    }
+
+    async fn verify_progress(&self) -> Vec<VerifyProgress> {
+        self.shared.verifying.list()
     }
 
     async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {

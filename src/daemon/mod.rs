@@ -9,6 +9,7 @@ mod actor;
 mod api;
 mod ask;
 mod conflicts;
+mod deep;
 mod fetch;
 mod greet;
 mod halt;
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     links: RwLock<BTreeMap<NodeId, Linked>>,
     members: RwLock<Arc<Members>>,
     net: OnceLock<Net>,
+    verifying: deep::Progress,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -244,6 +246,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         links: RwLock::default(),
         members: RwLock::new(Arc::new(members)),
         net: OnceLock::new(),
+        verifying: deep::Progress::default(),
         stopping: std::sync::atomic::AtomicBool::new(false),
     });
     let places = places(&config, &shared);

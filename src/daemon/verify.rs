@@ -1,15 +1,17 @@
 //! `verify`: compares replicas now, by set hashes of groups of paths, then path by path in the
-//! groups that differ; deep, every file is read and hashed again on every node.
+//! groups that differ; deep, every file is read and hashed again on every node ([`super::deep`]).
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::ask::{BUCKETS, Question, Sums};
+use super::deep::{self, Reading, Replica};
 use super::{ActorHandle, Shared};
 use crate::control::types::{Difference, VerifyMount, VerifyNode};
 use crate::disk;
@@ -21,8 +23,8 @@ use crate::net::LinkHandle;
 /// Differences told.
 const TOLD_MAX: usize = 1000;
 
-/// Records asked of the index at a time.
-const PAGE: usize = 1024;
+/// How long a node may take for an answer that needs no file.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Bytes of one piece of an answer to another node.
 const PIECE_BYTES: usize = 1 << 20;
@@ -45,16 +47,19 @@ struct Request {
 
 /// A file that is not what the index says.
 #[derive(Serialize, Deserialize)]
-struct Damage {
-    path: String,
-    what: String,
+pub(super) struct Damage {
+    pub path: String,
+    pub what: String,
 }
 
 /// Answers another node. May block.
 pub(super) fn answer(shared: &Shared, method: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    if method == deep::METHOD {
+        return deep::answer(shared, body);
+    }
     let request: Request = serde_json::from_slice(body).map_err(|_| "bad request".to_owned())?;
     let actor = shared.actor(&request.mount).ok_or("this node has no such mount")?;
-    let gone = |_| "the mount is being closed".to_owned();
+    let gone = |_| closing();
     match method {
         "verify.sums" => {
             let sums = ask(&actor, Question::Sums).blocking_recv().map_err(gone)?;
@@ -65,12 +70,11 @@ pub(super) fn answer(shared: &Shared, method: &str, body: &[u8]) -> Result<Vec<V
             let rows = ask(&actor, |reply| Question::Rows(buckets, reply));
             Ok(pieces(&rows.blocking_recv().map_err(gone)?))
         }
-        "verify.deep" => Ok(vec![encode(&deep(&actor))]),
         _ => Err("unknown method".to_owned()),
     }
 }
 
-fn ask<T>(
+pub(super) fn ask<T>(
     actor: &ActorHandle,
     question: impl FnOnce(oneshot::Sender<T>) -> Question,
 ) -> oneshot::Receiver<T> {
@@ -79,7 +83,7 @@ fn ask<T>(
     answer
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain values are JSON")
 }
 
@@ -121,28 +125,9 @@ fn records(pieces: &[Vec<u8>]) -> Option<Vec<Record>> {
     Some(records)
 }
 
-/// Reads every file of this node again. May block for long.
-fn deep(actor: &ActorHandle) -> Vec<Damage> {
-    let mut damage = Vec::new();
-    let mut after: Option<RelPath> = None;
-    loop {
-        let from = after.take();
-        let page = ask(actor, |reply| Question::Page { after: from, most: PAGE, reply });
-        let Ok(page) = page.blocking_recv() else { return damage };
-        let Some(last) = page.last() else { return damage };
-        after = Some(last.path.clone());
-        for record in &page {
-            if let Some(what) = look(actor, record) {
-                damage.push(Damage { path: record.path.to_string(), what });
-            }
-        }
-    }
-}
-
-/// How the file differs from its record; nothing if it does not, or was changed meanwhile.
-fn look(actor: &ActorHandle, record: &Record) -> Option<String> {
-    let request = disk::ReadRequest { path: &record.path, known: None, even_if_open: true };
-    let what = match disk::read(&actor.mount, &request) {
+/// How what was found differs from its record; nothing if it does not, or was changed meanwhile.
+pub(super) fn damage(actor: &ActorHandle, record: &Record, found: Found) -> Option<String> {
+    let what = match found {
         Found::Entry { entry, .. } => {
             let mut found = entry;
             let ours = record.entry.as_ref()?;
@@ -178,58 +163,109 @@ fn difference(a: &Entry, b: &Entry) -> Option<&'static str> {
     }
 }
 
-/// Compares a mount with every other member.
+/// Compares a mount with every other member. Nothing if the mount is being closed.
 pub(super) async fn compare(
     shared: &Arc<Shared>,
     name: &str,
     actor: &Arc<ActorHandle>,
     is_deep: bool,
 ) -> Option<VerifyMount> {
-    let ours = ask(actor, Question::Sums).await.ok()?;
     let names = shared.names();
     let called = |id: NodeId| names.get(&id).cloned().unwrap_or_else(|| id.to_string());
-    let own = called(shared.node);
-    let mut nodes = vec![node(&own, &head(&ours.totals))];
-    let mut differences = Vec::new();
+    let sums = within(ANSWER_LIMIT, async { Ok(ask(actor, Question::Sums).await.ok()) }).await;
+    let ours = match sums {
+        Ok(ours) => ours?,
+        Err(error) => {
+            return Some(told(name, vec![failed(&called(shared.node), error)], Vec::new()));
+        }
+    };
+    let mut nodes =
+        vec![Compared::new(None, called(shared.node), Ok((head(&ours.totals), Vec::new())))];
     for id in shared.other_members() {
-        let peer = called(id);
-        match compare_with(shared, name, actor, &ours, id).await {
-            Ok((head, different)) => {
-                nodes.push(node(&peer, &head));
-                differences.extend(different.into_iter().map(|(path, what)| Difference {
-                    path: path.to_string(),
-                    node: peer.clone(),
-                    what,
-                }));
-            }
-            Err(error) => nodes.push(VerifyNode { error: Some(error), ..unknown(&peer) }),
-        }
+        let found = compare_with(shared, name, actor, &ours, id).await;
+        nodes.push(Compared::new(Some(id), called(id), found));
     }
+    nodes[1..].sort_by(|a, b| a.node.name.cmp(&b.node.name));
     if is_deep {
-        let local = actor.clone();
-        let found = tokio::task::spawn_blocking(move || deep(&local)).await.unwrap_or_default();
-        differences.extend(found.into_iter().map(|d| damaged(&own, d)));
-        for id in shared.other_members() {
-            let peer = called(id);
-            match deep_on(shared, name, id).await {
-                Ok(found) => differences.extend(found.into_iter().map(|d| damaged(&peer, d))),
-                Err(error) => {
-                    let broken = nodes.iter_mut().find(|node| node.name == peer);
-                    broken.into_iter().for_each(|node| node.error = Some(error.clone()));
-                }
+        read_all(shared, name, actor, &mut nodes).await;
+        compare_links(&mut nodes);
+    }
+    let mut differences = Vec::new();
+    for node in &mut nodes {
+        let different = std::mem::take(&mut node.different).into_iter();
+        let difference = |(path, what): (RelPath, String)| (path.to_string(), what);
+        let damage =
+            node.replica.iter_mut().flat_map(|replica| std::mem::take(&mut replica.damage));
+        let all = different.map(difference).chain(damage.map(|damage| (damage.path, damage.what)));
+        let name = &node.node.name;
+        differences.extend(all.map(|(path, what)| Difference { path, node: name.clone(), what }));
+    }
+    Some(told(name, nodes.into_iter().map(|compared| compared.node).collect(), differences))
+}
+
+/// One node, while it is compared.
+struct Compared {
+    /// Nothing for this node.
+    peer: Option<NodeId>,
+    node: VerifyNode,
+    /// What its index has otherwise than ours.
+    different: Different,
+    /// What it found in its files.
+    replica: Option<Replica>,
+}
+
+impl Compared {
+    fn new(peer: Option<NodeId>, name: String, found: Result<(Head, Different), String>) -> Self {
+        let (node, different) = match found {
+            Ok((head, different)) => (node(&name, &head), different),
+            Err(error) => (failed(&name, error), Vec::new()),
+        };
+        Self { peer, node, different, replica: None }
+    }
+}
+
+/// Has all nodes that answered read their files, at the same time.
+async fn read_all(
+    shared: &Arc<Shared>,
+    mount: &str,
+    actor: &Arc<ActorHandle>,
+    nodes: &mut [Compared],
+) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for (at, compared) in nodes.iter().enumerate().filter(|(_, c)| c.node.error.is_none()) {
+        let files = compared.node.files.unwrap_or_default();
+        let reading = Reading::start(shared, mount, &compared.node.name, files);
+        let (peer, actor) = (compared.peer, actor.clone());
+        tasks.spawn(async move { (at, deep::read(reading, peer, actor).await) });
+    }
+    while let Some(Ok((at, read))) = tasks.join_next().await {
+        match read {
+            Ok(replica) => {
+                nodes[at].node.read_files = Some(replica.files);
+                nodes[at].replica = Some(replica);
             }
+            Err(error) => nodes[at].node.error = Some(error),
         }
     }
-    nodes[1..].sort_by(|a, b| a.name.cmp(&b.name));
+}
+
+/// Notes where names are one file here and not there, or the other way round.
+fn compare_links(nodes: &mut [Compared]) {
+    let Some((ours, others)) = nodes.split_first_mut() else { return };
+    let Some(ours) = &ours.replica else { return };
+    for other in others {
+        let Some(theirs) = &other.replica else { continue };
+        let elsewhere = other.different.iter().map(|(path, _)| path.clone()).collect();
+        other.different.extend(deep::link_differences(&ours.links, &theirs.links, &elsewhere));
+    }
+}
+
+fn told(name: &str, nodes: Vec<VerifyNode>, mut differences: Vec<Difference>) -> VerifyMount {
     differences.sort_by(|a, b| (&a.path, &a.node).cmp(&(&b.path, &b.node)));
     let equal = differences.is_empty() && nodes.iter().all(|node| node.error.is_none());
     let difference_count = differences.len() as u64;
     differences.truncate(TOLD_MAX);
-    Some(VerifyMount { name: name.to_owned(), equal, nodes, differences, difference_count })
-}
-
-fn damaged(node: &str, damage: Damage) -> Difference {
-    Difference { path: damage.path, node: node.to_owned(), what: damage.what }
+    VerifyMount { name: name.to_owned(), equal, nodes, differences, difference_count }
 }
 
 fn node(name: &str, head: &Head) -> VerifyNode {
@@ -241,29 +277,50 @@ fn node(name: &str, head: &Head) -> VerifyNode {
     }
 }
 
+fn failed(name: &str, error: String) -> VerifyNode {
+    VerifyNode { error: Some(error), ..unknown(name) }
+}
+
 fn unknown(name: &str) -> VerifyNode {
-    VerifyNode { name: name.to_owned(), files: None, bytes: None, fingerprint: None, error: None }
+    VerifyNode {
+        name: name.to_owned(),
+        files: None,
+        bytes: None,
+        fingerprint: None,
+        read_files: None,
+        error: None,
+    }
+}
+
+/// Gives up after this time.
+pub(super) async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let late = |_| format!("gave up: no answer for {} s", limit.as_secs());
+    tokio::time::timeout(limit, answer).await.map_err(late)?
+}
+
+pub(super) fn garbled() -> String {
+    "answered what cannot be understood".to_owned()
+}
+
+pub(super) fn closing() -> String {
+    "the mount is being closed".to_owned()
 }
 
 fn link(shared: &Shared, id: NodeId) -> Result<LinkHandle, String> {
     shared.link(id).ok_or_else(|| "not connected".to_owned())
 }
 
-async fn call(
+pub(super) async fn call(
     shared: &Shared,
     id: NodeId,
     method: &str,
-    request: &Request,
+    request: &impl Serialize,
 ) -> Result<Vec<Vec<u8>>, String> {
     let answer = link(shared, id)?.rpc(method, encode(request)).await;
     answer.map_err(|error| super::chain(&error))
-}
-
-async fn deep_on(shared: &Shared, mount: &str, id: NodeId) -> Result<Vec<Damage>, String> {
-    let request = Request { mount: mount.to_owned(), buckets: Vec::new() };
-    let pieces = call(shared, id, "verify.deep", &request).await?;
-    let bad = || "answered what cannot be understood".to_owned();
-    serde_json::from_slice(pieces.first().ok_or_else(bad)?).map_err(|_| bad())
 }
 
 type Different = Vec<(RelPath, String)>;
@@ -276,13 +333,12 @@ async fn compare_with(
     id: NodeId,
 ) -> Result<(Head, Different), String> {
     let mut request = Request { mount: mount.to_owned(), buckets: Vec::new() };
-    let bad = || "answered what cannot be understood".to_owned();
-    let pieces = call(shared, id, "verify.sums", &request).await?;
-    let [head, sums] = &pieces[..] else { return Err(bad()) };
-    let head: Head = serde_json::from_slice(head).map_err(|_| bad())?;
+    let pieces = within(ANSWER_LIMIT, call(shared, id, "verify.sums", &request)).await?;
+    let [head, sums] = &pieces[..] else { return Err(garbled()) };
+    let head: Head = serde_json::from_slice(head).map_err(|_| garbled())?;
     let (sums, rest) = sums.as_chunks::<32>();
     if sums.len() != BUCKETS || !rest.is_empty() {
-        return Err(bad());
+        return Err(garbled());
     }
     let differ = |(at, sum): (usize, &[u8; 32])| {
         (Fingerprint::from_bytes(sum) != ours.buckets[at]).then_some(at)
@@ -291,11 +347,11 @@ async fn compare_with(
     if request.buckets.is_empty() {
         return Ok((head, Vec::new()));
     }
-    let theirs = call(shared, id, "verify.rows", &request).await?;
-    let theirs = records(&theirs).ok_or_else(bad)?;
+    let theirs = within(ANSWER_LIMIT, call(shared, id, "verify.rows", &request)).await?;
+    let theirs = records(&theirs).ok_or_else(garbled)?;
     let buckets = request.buckets;
     let rows = ask(actor, |reply| Question::Rows(buckets, reply)).await;
-    let ours = rows.map_err(|_| "the mount is being closed".to_owned())?;
+    let ours = rows.map_err(|_| closing())?;
     Ok((head, different(ours, theirs)))
 }
 
@@ -317,4 +373,17 @@ fn different(ours: Vec<Record>, theirs: Vec<Record>) -> Different {
     }
     found.extend(theirs.into_keys().map(|path| (path, "only there".to_owned())));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_never_answers_is_given_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let never = std::future::pending::<Result<(), String>>();
+        let error = runtime.block_on(within(Duration::ZERO, never)).unwrap_err();
+        assert_eq!("gave up: no answer for 0 s", error);
+    }
 }

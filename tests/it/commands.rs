@@ -3,7 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::cluster::{Cluster, Setup};
+use crate::steps::{link, same_file};
 
 const MOUNT: &str = "data";
 const SOON: Duration = Duration::from_secs(60);
@@ -127,6 +130,62 @@ fn verify_names_what_was_damaged_behind_the_daemons_back() {
         (found[0]["path"].as_str().unwrap(), found[0]["node"].as_str().unwrap())
     );
     assert!(found[0]["what"].as_str().unwrap().contains("content"), "{reply}");
+}
+
+#[test]
+fn a_deep_verify_compares_which_names_are_one_file() {
+    let cluster = &mut Cluster::start(&setup(2));
+    let mount = cluster.node(1).path(MOUNT);
+    write(cluster, 1, "a", "content");
+    for name in ["b", "c"] {
+        link(&mount, "a", name);
+    }
+    write(cluster, 1, "outside", "x");
+    cluster.node(1).done(&["wait"]);
+    cluster.wait_in_sync(SOON);
+    let there = cluster.node(2).path(MOUNT);
+    same_file(&there, &["a", "b", "c"]);
+    // A name that is not mirrored belongs to no group.
+    cluster.node(1).done(&["pause", MOUNT]);
+    cluster.node(2).done(&["pause", MOUNT]);
+    fs::hard_link(mount.join("outside"), mount.join("../outside")).unwrap();
+    let said = cluster.node(1).ends(&["verify", "--deep"], 0);
+    assert!(said.contains("read in mount data: n1 4 of 4 (22 B), n2 4 of 4 (22 B)"), "{said}");
+
+    let copy = there.join("../copy");
+    fs::copy(there.join("b"), &copy).unwrap();
+    let time = fs::metadata(there.join("b")).unwrap().modified().unwrap();
+    fs::File::options().write(true).open(&copy).unwrap().set_modified(time).unwrap();
+    fs::rename(&copy, there.join("b")).unwrap();
+    says(cluster, 1, &["verify"], 0, &[]);
+    for (n, other) in [(1, "n2"), (2, "n1")] {
+        let output = cluster.node(n).trefoil(&["verify", "--deep", "--json"]);
+        let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (Some(1), ""),
+            (output.status.code(), &*String::from_utf8_lossy(&output.stderr))
+        );
+        let found = reply["mounts"][0]["differences"].as_array().unwrap();
+        let names: Vec<_> = found.iter().map(|one| one["path"].as_str().unwrap()).collect();
+        assert_eq!(["a", "b", "c"], *names, "{reply}");
+        let b = (found[1]["node"].as_str().unwrap(), found[1]["what"].as_str().unwrap());
+        let (one, own) = ("one file with a, c", "a file of its own");
+        let (theirs, ours) = if n == 1 { (own, one) } else { (one, own) };
+        assert_eq!((other, &*format!("hard links: {theirs} there, {ours} here")), b);
+    }
+}
+
+#[test]
+fn verify_gives_up_a_node_that_hangs_and_names_it() {
+    let mut cluster = Cluster::start(&setup(3));
+    write(&cluster, 1, "a", "1");
+    cluster.node(1).done(&["wait"]);
+    cluster.wait_in_sync(SOON);
+    cluster.node(3).signal(Signal::STOP);
+    let said = cluster.node(1).ends(&["verify", "--deep"], 1);
+    cluster.node(3).signal(Signal::CONT);
+    assert!(said.contains("error: mount data on n3: "), "{said}");
+    assert!(said.contains("read in mount data: n1 1 of 1 (1 B), n2 1 of 1 (1 B)"), "{said}");
 }
 
 #[test]

@@ -287,6 +287,7 @@ fn what_differs_is_named() {
         files: fingerprint.map(|_| 3),
         bytes: fingerprint.map(|_| 2048),
         fingerprint: fingerprint.map(str::to_owned),
+        read_files: None,
         error: fingerprint.is_none().then(|| "node is down".to_owned()),
     };
     let mut mount = VerifyMount {

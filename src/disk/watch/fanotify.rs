@@ -24,6 +24,9 @@ use super::{
 };
 use crate::model::RelPath;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes read from the queue at a time: some hundreds of events.
 const READ_BYTES: usize = 64 << 10;
 
@@ -43,28 +46,12 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn start(root: &Path, skip: Skip, shared: Arc<Shared>) -> Result<Self, WatchError> {
-        let refused = |doing| move |source| WatchError::Fanotify { doing, source };
-        let check = RootCheck::new(root).map_err(refused("look at the root"))?;
-        let handles = Handles::new(root, skip).map_err(refused("open the root"))?;
-        let queue = fanotify_sys::init().map_err(refused("open a queue"))?;
-        fanotify_sys::mark(queue.as_fd(), handles.root().as_fd())
-            .map_err(refused("mark the file system"))?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| refused("make an event descriptor")(error.into()))?;
-        let stop = Arc::new(stop);
-        shared.watches.store(1, Ordering::Relaxed);
-        let drain = Drain {
-            queue,
-            stop: stop.clone(),
-            handles,
-            check,
-            shared,
-            own_pid: std::process::id().cast_signed(),
-        };
+        let drain = Drain::new(root, skip, shared)?;
+        let stop = drain.stop.clone();
         let thread = std::thread::Builder::new()
             .name("fanotify".into())
             .spawn(move || drain.run())
-            .map_err(refused("start a thread"))?;
+            .map_err(|source| WatchError::Fanotify { doing: "start a thread", source })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }
@@ -85,8 +72,11 @@ struct Drain {
     stop: Arc<OwnedFd>,
     handles: Handles,
     check: RootCheck,
+    /// The root may no longer be where it was.
+    root_moved: bool,
     shared: Arc<Shared>,
     own_pid: i32,
+    buffer: Vec<u8>,
 }
 
 impl Drop for Drain {
@@ -105,6 +95,17 @@ enum Note {
     Overflow,
 }
 
+/// What the reader did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It read nothing of interest, and let more gather.
+    Gathered,
+    /// It noted what it read; nothing, if nothing was there.
+    Noted,
+    /// It was told to stop.
+    Stopped,
+}
+
 /// Notes of one read, and whether the root may no longer be where it was.
 #[derive(Default)]
 struct Batch {
@@ -117,25 +118,30 @@ struct Batch {
 }
 
 impl Drain {
+    fn new(root: &Path, skip: Skip, shared: Arc<Shared>) -> Result<Self, WatchError> {
+        let refused = |doing| move |source| WatchError::Fanotify { doing, source };
+        let check = RootCheck::new(root).map_err(refused("look at the root"))?;
+        let handles = Handles::new(root, skip).map_err(refused("open the root"))?;
+        let queue = fanotify_sys::init().map_err(refused("open a queue"))?;
+        fanotify_sys::mark(queue.as_fd(), handles.root().as_fd())
+            .map_err(refused("mark the file system"))?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| refused("make an event descriptor")(error.into()))?;
+        shared.watches.store(1, Ordering::Relaxed);
+        let (stop, own_pid) = (Arc::new(stop), std::process::id().cast_signed());
+        let buffer = vec![0; READ_BYTES];
+        Ok(Self { queue, stop, handles, check, root_moved: false, shared, own_pid, buffer })
+    }
+
     fn run(mut self) {
-        let mut buffer = vec![0; READ_BYTES];
         let mut checked = Instant::now();
         let lost = loop {
-            match self.wait() {
-                Ok(true) => break None,
-                Ok(false) => {}
-                Err(error) => break Some(format!("cannot wait for events: {error}")),
+            match self.turn() {
+                Ok(Turn::Stopped) => break None,
+                Ok(Turn::Gathered | Turn::Noted) => {}
+                Err(reason) => break Some(reason),
             }
-            let batch = match self.drain(&mut buffer) {
-                Ok(batch) => batch,
-                Err(error) => break Some(format!("cannot read events: {error}")),
-            };
-            if batch.is_noise {
-                // Told to stop meanwhile, the next wait sees it at once.
-                let mut stop = [PollFd::new(&*self.stop, PollFlags::IN)];
-                let _gathered = poll(&mut stop, Some(&GATHER));
-            }
-            if batch.root_moved || checked.elapsed() >= ROOT_CHECK_EVERY {
+            if std::mem::take(&mut self.root_moved) || checked.elapsed() >= ROOT_CHECK_EVERY {
                 checked = Instant::now();
                 if let Err(reason) = self.check.look() {
                     break Some(reason);
@@ -146,6 +152,26 @@ impl Drain {
             self.shared.update(|state| state.lose(&reason));
         }
         self.shared.watches.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits, and reads what is there. Why nothing can be seen any more.
+    fn turn(&mut self) -> Result<Turn, String> {
+        if self.wait().map_err(|error| format!("cannot wait for events: {error}"))? {
+            return Ok(Turn::Stopped);
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let batch = self.drain(&mut buffer);
+        self.buffer = buffer;
+        let batch = batch.map_err(|error| format!("cannot read events: {error}"))?;
+        self.root_moved |= batch.root_moved;
+        Ok(if batch.is_noise { self.gather() } else { Turn::Noted })
+    }
+
+    fn gather(&self) -> Turn {
+        // Told to stop meanwhile, the next wait sees it at once.
+        let mut stop = [PollFd::new(&*self.stop, PollFlags::IN)];
+        let _gathered = poll(&mut stop, Some(&GATHER));
+        Turn::Gathered
     }
 
     /// Waits for events or for the next look at the root; true when told to stop.

@@ -65,6 +65,12 @@ impl Handles {
         &self.root
     }
 
+    /// How many directories' places were asked for and are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     /// Whether `name` is a component of the root's path: without it the root may be elsewhere.
     pub(super) fn leads_to_root(&self, name: &[u8]) -> bool {
         self.root_path.split(|&b| b == b'/').any(|component| component == name)

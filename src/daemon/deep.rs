@@ -3,7 +3,7 @@
 //!
 //! A node reads a few files for each call, so that the asker knows how far it is, and that it goes
 //! on: a node that says nothing for long is given up. Files that were changed meanwhile are left
-//! out. Nothing is written.
+//! out, and names that differ are looked at twice. Nothing is written.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
@@ -21,7 +21,13 @@ use crate::disk;
 use crate::model::{Entry, Found, NodeId, Record, RelPath};
 
 /// The method that has a node read some files.
-pub(super) const METHOD: &str = "verify.read";
+pub(super) const READ: &str = "verify.read";
+
+/// The method that asks again which of these names are one file.
+pub(super) const LINKS: &str = "verify.links";
+
+/// Bytes of paths that are looked at again at most.
+const AGAIN_BYTES: usize = 512 << 10;
 
 /// Files read for one call at most.
 const STEP_FILES: usize = 1024;
@@ -46,6 +52,14 @@ struct Request {
     mount: String,
     /// Go on after this path, in hexadecimal.
     after: Option<String>,
+}
+
+/// What is asked of a node again.
+#[derive(Serialize, Deserialize)]
+struct Again {
+    mount: String,
+    /// In hexadecimal.
+    paths: Vec<String>,
 }
 
 /// What a node says after some files.
@@ -133,7 +147,7 @@ pub(super) async fn read(
                 None => {
                     let (actor, after) = (actor.clone(), decode_after(&request)?);
                     let read = tokio::task::spawn_blocking(move || read_some(&actor, after)).await;
-                    read.map_err(|_| "reading failed".to_owned())?
+                    read.map_err(|_| failed())?
                 }
             }
         });
@@ -141,9 +155,7 @@ pub(super) async fn read(
         reading.go_on(&step);
         replica.files += step.files;
         replica.damage.extend(step.damage);
-        for (path, inode) in &step.links {
-            replica.links.insert(decode(path)?, Some(*inode).filter(|&inode| inode != 0));
-        }
+        replica.links.extend(decode_links(&step.links)?);
         if step.after.is_none() {
             return Ok(replica);
         }
@@ -161,12 +173,73 @@ fn limit(next_bytes: u64) -> Duration {
 }
 
 async fn call(shared: &Shared, peer: NodeId, request: &Request) -> Result<Step, String> {
-    let pieces = verify::call(shared, peer, METHOD, request).await?;
+    let pieces = verify::call(shared, peer, READ, request).await?;
     let piece = pieces.first().ok_or_else(verify::garbled)?;
     serde_json::from_slice(piece).map_err(|_| verify::garbled())
 }
 
-/// Answers another node. May block.
+/// Asks a node, this one if it is no peer, once more which of these names are one file. Nothing if
+/// they are too many.
+pub(super) async fn links_again(
+    shared: &Shared,
+    mount: &str,
+    peer: Option<NodeId>,
+    actor: &Arc<ActorHandle>,
+    paths: &BTreeSet<RelPath>,
+) -> Result<Option<Links>, String> {
+    if paths.iter().map(|path| path.as_bytes().len()).sum::<usize>() > AGAIN_BYTES {
+        return Ok(None);
+    }
+    let Some(peer) = peer else {
+        let (actor, paths) = (actor.clone(), paths.clone());
+        let looking = tokio::task::spawn_blocking(move || links_of(&actor, paths));
+        let found = verify::within(STEP_LIMIT, async { looking.await.map_err(|_| failed()) });
+        return found.await.map(Some);
+    };
+    let again = Again { mount: mount.to_owned(), paths: paths.iter().map(encode).collect() };
+    let pieces = verify::within(STEP_LIMIT, verify::call(shared, peer, LINKS, &again)).await?;
+    let piece = pieces.first().ok_or_else(verify::garbled)?;
+    let links: Vec<_> = serde_json::from_slice(piece).map_err(|_| verify::garbled())?;
+    decode_links(&links).map(Some)
+}
+
+/// Answers another node which of these names are one file. May block.
+pub(super) fn answer_links(shared: &Shared, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let again: Again = serde_json::from_slice(body).map_err(|_| "bad request".to_owned())?;
+    let actor = shared.actor(&again.mount).ok_or("this node has no such mount")?;
+    let paths = again.paths.iter().map(|path| decode(path)).collect::<Result<_, _>>()?;
+    let links = links_of(&actor, paths);
+    let links = links.iter().map(|(path, inode)| (encode(path), inode.unwrap_or_default()));
+    Ok(vec![verify::encode(&links.collect::<Vec<_>>())])
+}
+
+/// Which of these names are one file of several names. May block.
+fn links_of(actor: &ActorHandle, paths: BTreeSet<RelPath>) -> Links {
+    let mut links = Links::new();
+    let mut listed: Option<(RelPath, Vec<disk::Listed>)> = None;
+    // A directory is listed once.
+    let mut paths: Vec<_> = paths.into_iter().collect();
+    paths.sort_by_cached_key(RelPath::parent);
+    for path in paths {
+        let dir = path.parent().unwrap_or_else(RelPath::root);
+        if listed.as_ref().is_none_or(|(of, _)| *of != dir) {
+            let children = disk::list(&actor.mount, &dir).ok().flatten().unwrap_or_default();
+            listed = Some((dir, children));
+        }
+        let mut children = listed.iter().flat_map(|(_, children)| children);
+        let found = children.find(|child| *child.name == *path.name());
+        match found.map(|child| child.signature) {
+            Some(signature) if signature.links == 1 => {}
+            Some(signature) if signature.links > 1 => {
+                links.insert(path, Some(signature.inode));
+            }
+            _ => drop(links.insert(path, None)),
+        }
+    }
+    links
+}
+
+/// Answers another node after reading some files. May block.
 pub(super) fn answer(shared: &Shared, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let request: Request = serde_json::from_slice(body).map_err(|_| "bad request".to_owned())?;
     let actor = shared.actor(&request.mount).ok_or("this node has no such mount")?;
@@ -181,6 +254,17 @@ fn encode(path: &RelPath) -> String {
 fn decode(path: &str) -> Result<RelPath, String> {
     let bytes = data_encoding::HEXLOWER.decode(path.as_bytes()).map_err(|_| verify::garbled())?;
     RelPath::parse(&bytes).map_err(|_| verify::garbled())
+}
+
+fn decode_links(links: &[(String, u64)]) -> Result<Links, String> {
+    let link = |(path, inode): &(String, u64)| {
+        Ok((decode(path)?, Some(*inode).filter(|&inode| inode != 0)))
+    };
+    links.iter().map(link).collect()
+}
+
+fn failed() -> String {
+    "reading failed".to_owned()
 }
 
 fn decode_after(request: &Request) -> Result<Option<RelPath>, String> {
@@ -283,6 +367,7 @@ fn others(path: &RelPath, group: Option<&Arc<Vec<&RelPath>>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::testing::Fixture;
 
     /// Inodes of names, as "a=1 b=1 c=?".
     fn links(text: &str) -> Links {
@@ -333,6 +418,28 @@ mod tests {
             "hard links: one file with b, c, d and 1 more there, a file of its own here",
             found("", "a=1 b=1 c=1 d=1 e=1")
         );
+    }
+
+    #[test]
+    fn a_second_look_tells_which_names_are_one_file_now() {
+        let fixture = Fixture::start();
+        let mount = fixture.mount();
+        std::fs::create_dir(mount.join("dir")).unwrap();
+        for name in ["a", "c"] {
+            std::fs::write(mount.join(name), "x").unwrap();
+        }
+        for name in ["dir/b", "b"] {
+            std::fs::hard_link(mount.join("a"), mount.join(name)).unwrap();
+        }
+        let actor = fixture.actor.shared.actor("data").unwrap();
+        let names = ["a", "b", "c", "dir/b", "gone", "no/dir"];
+        let paths = names.map(|name| RelPath::parse(name.as_bytes()).unwrap());
+        let found = links_of(&actor, BTreeSet::from(paths));
+        assert_eq!(found, {
+            use std::os::unix::fs::MetadataExt as _;
+            let inode = mount.join("a").metadata().unwrap().ino();
+            links(&format!("a={inode} b={inode} dir/b={inode} gone=? no/dir=?"))
+        });
     }
 
     #[test]

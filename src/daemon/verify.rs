@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::ask::{BUCKETS, Question, Sums};
 use super::deep::{self, Reading, Replica};
+use super::wait::Nodes;
 use super::{ActorHandle, Shared};
 use crate::control::types::{Difference, VerifyMount, VerifyNode};
 use crate::disk;
@@ -22,6 +23,9 @@ use crate::net::LinkHandle;
 
 /// Differences told.
 const TOLD_MAX: usize = 1000;
+
+/// How long what differs may take to arrive.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a node may take for an answer that needs no file.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -54,8 +58,10 @@ pub(super) struct Damage {
 
 /// Answers another node. May block.
 pub(super) fn answer(shared: &Shared, method: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    if method == deep::METHOD {
-        return deep::answer(shared, body);
+    match method {
+        deep::LINKS => return deep::answer_links(shared, body),
+        deep::READ => return deep::answer(shared, body),
+        _ => {}
     }
     let request: Request = serde_json::from_slice(body).map_err(|_| "bad request".to_owned())?;
     let actor = shared.actor(&request.mount).ok_or("this node has no such mount")?;
@@ -188,7 +194,7 @@ pub(super) async fn compare(
     nodes[1..].sort_by(|a, b| a.node.name.cmp(&b.node.name));
     if is_deep {
         read_all(shared, name, actor, &mut nodes).await;
-        compare_links(&mut nodes);
+        compare_links(shared, name, actor, &mut nodes).await;
     }
     let mut differences = Vec::new();
     for node in &mut nodes {
@@ -249,15 +255,44 @@ async fn read_all(
     }
 }
 
-/// Notes where names are one file here and not there, or the other way round.
-fn compare_links(nodes: &mut [Compared]) {
+/// Notes where names are one file here and not there, or the other way round. What differs is looked
+/// at again, since each node has read it at another time.
+async fn compare_links(
+    shared: &Arc<Shared>,
+    mount: &str,
+    actor: &Arc<ActorHandle>,
+    nodes: &mut [Compared],
+) {
     let Some((ours, others)) = nodes.split_first_mut() else { return };
     let Some(ours) = &ours.replica else { return };
     for other in others {
         let Some(theirs) = &other.replica else { continue };
         let elsewhere = other.different.iter().map(|(path, _)| path.clone()).collect();
-        other.different.extend(deep::link_differences(&ours.links, &theirs.links, &elsewhere));
+        let mut found = deep::link_differences(&ours.links, &theirs.links, &elsewhere);
+        if found.is_empty() {
+            continue;
+        }
+        settle(actor).await;
+        let paths = found.iter().map(|(path, _)| path.clone()).collect();
+        let here = deep::links_again(shared, mount, None, actor, &paths).await;
+        let there = deep::links_again(shared, mount, other.peer, actor, &paths).await;
+        match (here, there) {
+            (Ok(Some(here)), Ok(Some(there))) => {
+                found = deep::link_differences(&here, &there, &elsewhere);
+            }
+            (Ok(_), Ok(_)) => {}
+            (Err(error), _) | (_, Err(error)) => other.node.error = Some(error),
+        }
+        other.different.extend(found);
     }
+}
+
+/// Lets what is on its way arrive.
+async fn settle(actor: &ActorHandle) {
+    let (nodes, timeout) = (Nodes::All, SETTLE_LIMIT);
+    let waiting = async { Ok(ask(actor, |reply| Question::Wait { nodes, timeout, reply }).await) };
+    // What has not arrived then, differs.
+    drop(within(2 * SETTLE_LIMIT, waiting).await);
 }
 
 fn told(name: &str, nodes: Vec<VerifyNode>, mut differences: Vec<Difference>) -> VerifyMount {

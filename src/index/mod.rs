@@ -73,7 +73,7 @@ impl IndexError {
 /// Sums over the live records of a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Totals {
-    /// Live records of every kind.
+    /// Live files and links; directories do not count.
     pub files: u64,
     /// Bytes of regular files.
     pub bytes: u64,

@@ -140,15 +140,16 @@ impl Index {
         let bytes = |record: &Record| {
             record.entry.as_ref().and_then(Entry::content).map_or(0, |(_, size)| size)
         };
+        let files = |record: &Record| u64::from(record.is_live() && !record.is_dir());
         if let Some(before) = before {
             totals.fingerprint.remove(Fingerprint::of_entry(before));
             totals.versions.remove(Fingerprint::of_version(before));
-            totals.files -= u64::from(before.is_live());
+            totals.files -= files(before);
             totals.bytes -= bytes(before);
         }
         totals.fingerprint.add(Fingerprint::of_entry(after));
         totals.versions.add(Fingerprint::of_version(after));
-        totals.files += u64::from(after.is_live());
+        totals.files += files(after);
         totals.bytes += bytes(after);
     }
 

@@ -41,7 +41,7 @@ enum ConflictsCommand {
     },
     /// Tell everything about one, or write what was kept to stdout.
     Show {
-        /// The id, as listed.
+        /// The id, as listed, or how it begins.
         id: String,
         /// Write the kept bytes to stdout, and nothing else.
         #[arg(long, conflicts_with = "json")]
@@ -52,12 +52,12 @@ enum ConflictsCommand {
     },
     /// Put it back in place, on all nodes; what is there now is kept in its stead.
     Restore {
-        /// The id, as listed.
+        /// The id, as listed, or how it begins.
         id: String,
     },
     /// Drop it for good.
     Discard {
-        /// The id, as listed.
+        /// The id, as listed, or how it begins.
         id: String,
     },
 }
@@ -77,12 +77,10 @@ pub(super) fn run(
             }
         }
         ConflictsCommand::Show { id, content: true, .. } => {
-            write_content(id, config, output)?;
+            write_content(&find(id, config)?.id, config, output)?;
         }
         ConflictsCommand::Show { id, json, .. } => {
-            let conflicts = ask(config, async |client| client.conflicts().await)?;
-            let conflict = conflicts.into_iter().find(|conflict| conflict.id == *id);
-            let conflict = conflict.ok_or_else(|| unknown(id))?;
+            let conflict = find(id, config)?;
             if *json {
                 output.json(&conflict)?;
             } else {
@@ -90,14 +88,16 @@ pub(super) fn run(
             }
         }
         ConflictsCommand::Restore { id } => {
-            let done = ask(config, async |client| client.restore(id).await)?;
+            let id = find(id, config)?.id;
+            let done = ask(config, async |client| client.restore(&id).await)?;
             output.note(&format!("restored {} in mount {}", done.path, done.mount));
             if let Some(replaced) = done.replaced {
                 output.note(&format!("hint: what was there is kept as {replaced}"));
             }
         }
         ConflictsCommand::Discard { id } => {
-            ask(config, async |client| client.discard(id).await)?;
+            let id = find(id, config)?.id;
+            ask(config, async |client| client.discard(&id).await)?;
             output.note(&format!("discarded {id}"));
         }
     }
@@ -115,8 +115,18 @@ fn write_content(id: &str, config: &Config, output: &mut Output) -> Result<(), F
     }
 }
 
-fn unknown(id: &str) -> Failure {
-    let error = format!("cannot show conflict {id:?}: there is none of this id");
+/// The one conflict whose id begins so.
+fn find(id: &str, config: &Config) -> Result<ConflictStatus, Failure> {
+    let mut found = ask(config, async |client| client.conflicts().await)?;
+    found.retain(|conflict| !id.is_empty() && conflict.id.starts_with(id));
+    match (found.pop(), found.is_empty()) {
+        (Some(conflict), true) => Ok(conflict),
+        (None, _) => Err(unknown(&format!("there is no conflict {id:?}"))),
+        (Some(_), false) => Err(unknown(&format!("several conflicts begin with {id:?}"))),
+    }
+}
+
+fn unknown(error: &str) -> Failure {
     let refusal = Refusal::new(RefusalKind::NotFound, error);
     ClientError::from(refusal.with_hint("see `trefoil conflicts list`")).into()
 }
@@ -145,14 +155,12 @@ pub(super) fn render_list(conflicts: &[ConflictStatus], now: Timestamp) -> Strin
 
 /// One conflict, in words.
 pub(super) fn render(conflict: &ConflictStatus) -> String {
-    let winner = conflict.winner.as_deref().unwrap_or("another node");
     let expires = conflict.expires.map_or_else(|| "never".to_owned(), |then| format!("{then:.0}"));
     format!(
         "conflict {id}\n\
          mount     {mount}\n\
          path      {path}\n\
          kept      {kind}, {size}, modified {modified:.0}, from {origin}\n\
-         in place  what {winner} wrote\n\
          why       {reason}\n\
          since     {kept:.0}\n\
          expires   {expires}\n\

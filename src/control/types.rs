@@ -33,6 +33,8 @@ pub struct StatusReply {
     pub cluster_id: String,
     /// When the daemon started.
     pub started: Timestamp,
+    /// Another member took this node out of the cluster: nothing is mirrored here any more.
+    pub removed: bool,
     /// Whether the fingerprints of every mount were compared with every node's, and are equal.
     pub in_sync: bool,
     /// The members, this node first, then by name.
@@ -381,8 +383,6 @@ pub struct ConflictStatus {
     pub path: String,
     /// The node that made the edit that lost.
     pub origin: String,
-    /// The node that made the edit that won, if that is known.
-    pub winner: Option<String>,
     /// What was kept: `file`, `symlink` or `directory`.
     pub kind: String,
     /// Size of what was kept.

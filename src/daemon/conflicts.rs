@@ -16,12 +16,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
 use super::actor::Event;
+use super::ask::Question;
+use super::{ActorHandle, Shared};
 use crate::control::types::{ConflictStatus, timestamp};
 use crate::disk::{self, KeptId};
 use crate::engine::{Hint, HintKind};
-use crate::model::{Entry, Kind, Mtime, Record, RelPath, Stamp};
+use crate::model::{Entry, Kind, Mtime, Record, RelPath, Stamp, Version};
 
 /// The name of the mount that mirrors the store. No mount of a configuration can be called so.
 pub(super) const MOUNT: &str = "@conflicts";
@@ -41,6 +42,27 @@ struct Loser {
     origin: String,
     /// When the edit was made, in nanoseconds since 1970.
     edited_ns: u64,
+    why: Why,
+}
+
+/// Why it is kept.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Why {
+    #[default]
+    Concurrent,
+    Late,
+    Restored,
+}
+
+impl Why {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Concurrent => "edited on several nodes at the same time; another edit won",
+            Self::Late => "a program wrote to it after it was replaced",
+            Self::Restored => "`trefoil conflicts restore` put something else in its place",
+        }
+    }
 }
 
 /// Where the store is.
@@ -49,7 +71,7 @@ pub(super) fn folder(state: &Path) -> PathBuf {
 }
 
 /// Writes down what the loser was, before it is moved aside. Gives its id.
-pub(super) fn announce(shared: &Shared, mount: &str, loser: &Record) -> KeptId {
+pub(super) fn announce(shared: &Shared, mount: &str, loser: &Record, why: Why) -> KeptId {
     let stamp = loser.version.stamp;
     let names = shared.names();
     let origin =
@@ -60,6 +82,7 @@ pub(super) fn announce(shared: &Shared, mount: &str, loser: &Record) -> KeptId {
         path_bytes: data_encoding::HEXLOWER.encode(loser.path.as_bytes()),
         origin: origin.unwrap_or_else(|| stamp.node.to_string()),
         edited_ns: stamp.counter,
+        why,
     };
     let id = id_of(mount, &loser.path, stamp);
     let file = folder(&shared.state).join(format!("{}.json", id.as_str()));
@@ -119,9 +142,9 @@ pub(super) fn import_late(shared: &Shared, mount: &str, late: &disk::LateWrite) 
     let about = late.file.symlink_metadata()?;
     let seconds = u64::try_from(about.mtime()).unwrap_or_default();
     let counter = seconds * 1_000_000_000 + u64::try_from(about.mtime_nsec()).unwrap_or_default();
-    let version = crate::model::Version::edit(Stamp { counter, node: shared.node }, None);
+    let version = Version::edit(Stamp { counter, node: shared.node }, None);
     let record = Record { path: late.path.clone(), entry: None, version };
-    let id = announce(shared, mount, &record);
+    let id = announce(shared, mount, &record, Why::Late);
     tracing::warn!(mount, path = %late.path, id = id.as_str(),
         "a program wrote to a file after it was replaced; kept as a conflict");
     move_over(&late.file, &folder(&shared.state).join(id.as_str()))?;
@@ -201,13 +224,12 @@ pub(super) fn status(shared: &Shared, id: &str) -> io::Result<ConflictStatus> {
         mount: loser.mount,
         path: loser.path,
         origin: loser.origin,
-        winner: None,
         kind: if about.is_symlink() { "symlink" } else { "file" }.to_owned(),
         bytes: about.len(),
         modified: timestamp(about.modified()?),
         kept: timestamp(kept),
         expires: Some(timestamp(kept + KEPT_FOR)),
-        reason: "edited on several nodes at the same time; another edit won".to_owned(),
+        reason: loser.why.words().to_owned(),
     })
 }
 
@@ -298,7 +320,7 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
         other => return Err(io::Error::other(format!("{path} cannot be replaced now: {other:?}"))),
     };
     let (target, source) = take_in(&actor.mount, &file)?;
-    let replaced = expected.as_ref().map(|(entry, _)| keep_current(shared, &loser, &path, entry));
+    let replaced = expected.as_ref().map(|_| keep_current(shared, &actor, &loser, &path));
     let displaced = match &replaced {
         Some(id) => disk::Displaced::Keep(id.clone()),
         None => disk::Displaced::Drop,
@@ -366,26 +388,32 @@ fn take_in(mount: &std::sync::Arc<disk::Mount>, file: &Path) -> io::Result<(Entr
     Ok((Entry { kind, meta }, disk::Source::Staged))
 }
 
-fn keep_current(shared: &Shared, loser: &Loser, path: &RelPath, entry: &Entry) -> KeptId {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let counter = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    let stamp = Stamp { counter, node: shared.node };
-    let version = crate::model::Version::edit(stamp, None);
-    let record = Record { path: path.clone(), entry: Some(entry.clone()), version };
-    announce(shared, &loser.mount, &record)
+/// Writes down what is there, before it is moved aside: it is whose edit our record says.
+fn keep_current(shared: &Shared, actor: &ActorHandle, loser: &Loser, path: &RelPath) -> KeptId {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    actor.inbox.push(Event::Ask(Question::Record(path.clone(), reply)));
+    let record = answer.blocking_recv().ok().flatten().filter(Record::is_live);
+    let record = record.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let counter = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let version = Version::edit(Stamp { counter, node: shared.node }, None);
+        Record { path: path.clone(), entry: None, version }
+    });
+    announce(shared, &loser.mount, &record, Why::Restored)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::daemon::testing::Fixture;
-    use crate::model::{NodeId, Version};
+    use crate::model::NodeId;
 
     /// Keeps a loser, as an apply and what follows it do. Gives its id.
     fn keep(shared: &Shared, path: &str, text: &str) -> String {
         let version = Version::edit(Stamp { counter: 1, node: NodeId(7) }, None);
         let path = RelPath::parse(path.as_bytes()).unwrap();
-        let id = announce(shared, "data", &Record { path, entry: None, version });
+        let record = Record { path, entry: None, version };
+        let id = announce(shared, "data", &record, Why::Concurrent);
         fs::write(folder(&shared.state).join(id.as_str()), text).unwrap();
         hint_store(shared, names_of(id.as_str()).into());
         id.as_str().to_owned()

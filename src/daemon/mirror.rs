@@ -288,7 +288,10 @@ impl Actor {
     /// Notes a loser where the conflict store will look for its name.
     fn announce_loser(&self, loser: Option<&Record>) -> KeptId {
         match loser {
-            Some(loser) => conflicts::announce(&self.shared, &self.place.name, loser),
+            Some(loser) => {
+                let why = conflicts::Why::Concurrent;
+                conflicts::announce(&self.shared, &self.place.name, loser, why)
+            }
             None => conflicts::unnamed(),
         }
     }

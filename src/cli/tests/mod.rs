@@ -78,6 +78,7 @@ fn status() -> StatusReply {
         release: "0.1.0".to_owned(),
         cluster_id: "c1".to_owned(),
         started: at("2026-09-01T00:00:00Z"),
+        removed: false,
         in_sync: true,
         nodes: vec![node("w1", true), node("w2", false), node("w3", false)],
         mounts: vec![mount("media"), mount("var")],
@@ -336,7 +337,6 @@ fn conflicts_are_listed_and_explained() {
         mount: "app-etc".to_owned(),
         path: "config.php".to_owned(),
         origin: "w2".to_owned(),
-        winner: Some("w1".to_owned()),
         kind: "file".to_owned(),
         bytes: 4096,
         modified: at("2026-09-01T03:00:00.5Z"),
@@ -356,7 +356,6 @@ fn conflicts_are_listed_and_explained() {
     mount     app-etc
     path      config.php
     kept      file, 4.0 KiB, modified 2026-09-01T03:00:00Z, from w2
-    in place  what w1 wrote
     why       edited on w1 and w2 at once
     since     2026-09-01T03:00:01Z
     expires   2026-09-08T03:00:01Z

@@ -36,6 +36,10 @@ pub(super) fn render(status: &StatusReply, now: Timestamp) -> String {
 
 fn headline(status: &StatusReply) -> String {
     let mounts = plural(status.mounts.len(), "mount");
+    if status.removed {
+        return "REMOVED: this node is no member of the cluster any more; nothing is mirrored\n"
+            .to_owned();
+    }
     if status.in_sync && status.nodes.len() < 2 {
         return format!("in sync: {mounts} on the only node\n");
     }
@@ -54,6 +58,14 @@ fn headline(status: &StatusReply) -> String {
 /// What is wrong, the gravest first, each with what to do about it if anything.
 fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
     let mut steps = Vec::new();
+    if status.removed {
+        steps.push(
+            "to make it one again: stop the daemon, remove its state folder (`trefoil config check` \
+             names it), then `trefoil join` with a new ticket"
+                .to_owned(),
+        );
+        return steps;
+    }
     for guard in &status.guards {
         steps.push(format!("mount {} is held: {}; {}", guard.mount, guard.reason, guard.hint));
     }

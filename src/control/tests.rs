@@ -41,6 +41,7 @@ impl Daemon for Echo {
             release: "0".to_owned(),
             cluster_id: "c".to_owned(),
             started: timestamp(std::time::SystemTime::UNIX_EPOCH),
+            removed: false,
             in_sync: false,
             nodes: Vec::new(),
             mounts: Vec::new(),

@@ -23,6 +23,7 @@ use crate::control::types::{
     VerifyRequest, WaitMount, WaitReply, WaitRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
+use crate::net::REMOVED_REASON;
 
 /// How long `status` waits for a mount that is busy.
 const STATUS_WAIT: Duration = Duration::from_secs(2);
@@ -235,13 +236,19 @@ impl Daemon for Api {
         let conflicts = self.store("", |shared, _| conflicts::list(shared)).await;
         let members = self.shared.members();
         let nodes = self.nodes();
-        let in_sync = mounts.iter().all(|mount: &MountStatus| mount.in_sync);
+        // Who was down meanwhile learns it from those who refuse him.
+        let refused = |node: &NodeStatus| {
+            node.error.as_ref().is_some_and(|error| error.contains(REMOVED_REASON))
+        };
+        let removed = !members.is_active(self.shared.node) || nodes.iter().any(refused);
+        let in_sync = !removed && mounts.iter().all(|mount: &MountStatus| mount.in_sync);
         StatusReply {
             node: config.node.name.clone(),
             node_id: self.shared.node.to_string(),
             release: RELEASE.to_owned(),
             cluster_id: members.cluster.to_string(),
             started: timestamp(self.shared.started),
+            removed,
             in_sync,
             nodes,
             mounts,

@@ -54,7 +54,7 @@ pub(super) fn code_words(code: VarInt) -> &'static str {
         KNOCKED => "the peer dials back",
         REPLACED => "a newer link took its place",
         NOT_MEMBER => "this node is not in the peer's member list",
-        REMOVED => "this node was removed from the cluster",
+        REMOVED => REMOVED_REASON,
         PROTOCOL => "the peer saw a protocol violation",
         VERSION => "no common protocol",
         TIMEOUT => "the peer waited too long for this node",
@@ -63,6 +63,9 @@ pub(super) fn code_words(code: VarInt) -> &'static str {
         _ => "closed by the peer",
     }
 }
+
+/// What a node that was taken out is told.
+pub const REMOVED_REASON: &str = "this node was removed from the cluster";
 
 /// Why a connection ended, in words, on one line.
 pub(super) fn words(error: &ConnectionError) -> String {

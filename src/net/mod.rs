@@ -31,6 +31,7 @@ pub mod wire;
 mod tests;
 
 pub use api::{Handler, NetConfig, NetEvent, PeerStatus};
+pub use close::REMOVED_REASON;
 pub use identity::{IdentityError, InitError, Initialised, init, is_initialised, node_id};
 pub use join::{JoinError, JoinRequest, Joined, join};
 pub use lanes::{LaneError, LaneSender};

@@ -433,8 +433,7 @@ mod tests {
         let mut names: Vec<_> = ids.iter().flat_map(|id| names_of(id)).collect();
         names.sort();
         fixture.turn_until(|actor| {
-            let live = actor.index.live_below(&RelPath::root()).unwrap();
-            let mut live: Vec<_> = live.into_iter().map(|record| record.path).collect();
+            let mut live = actor.index.live_below(&RelPath::root(), 99).unwrap();
             live.sort();
             live == names && actor.engine.is_read()
         });

@@ -39,6 +39,9 @@ pub(super) struct Turn {
 /// Files that a look is handed out in one piece.
 const LOOKS_PER_JOB: usize = 32;
 
+/// Paths below a directory that is gone which are looked at at a time.
+const SWEPT_MAX: usize = 8192;
+
 /// Local files that are tried as a source of content.
 const COPY_CANDIDATES: usize = 4;
 
@@ -86,8 +89,8 @@ impl Actor {
             }
             Output::Store { record, signature, from } => self.store(&record, signature, from),
             Output::Sweep(dir) => {
-                for record in self.index.live_below(&dir)? {
-                    self.engine.handle(now, Input::Swept(record));
+                for path in self.index.live_below(&dir, SWEPT_MAX)? {
+                    self.engine.handle(now, Input::Swept(path));
                 }
                 Ok(())
             }

@@ -23,7 +23,7 @@ impl Engine {
 
     pub(super) fn fetch(&mut self, path: &RelPath, content: ContentId, size: u64) {
         let full = self.fetches >= limits::FETCHES_IN_FLIGHT_MAX;
-        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
+        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) else {
             return;
         };
         if want.content == Content::Fetching {
@@ -49,7 +49,7 @@ impl Engine {
         result: Result<(), String>,
     ) {
         self.fetches -= 1;
-        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
+        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut());
         let wanted = |want: &&mut Want| want.content == Content::Fetching;
         if let Some(want) = want.filter(wanted) {
             let current = want.record.entry.as_ref().and_then(Entry::content);

@@ -23,6 +23,7 @@ mod fetch;
 pub mod fingerprint;
 mod incoming;
 mod local;
+mod look;
 mod policy;
 mod problem;
 pub mod reconcile;
@@ -59,9 +60,9 @@ pub enum Input {
     Hinted(Vec<Hint>),
     /// read: this is at the path now. Answers [`Output::Read`].
     Seen(Box<Seen>),
-    /// read: the directory is gone, and so is this path below it, a live record of ours. Answers
+    /// index: the directory is gone, and so is this path below it, a live record of ours. Answers
     /// [`Output::Sweep`], children before their parents.
-    Swept(Record),
+    Swept(RelPath),
     /// read: the directory's children were listed, and what differs from the index was hinted.
     /// Answers [`Output::List`].
     Listed(RelPath),
@@ -244,7 +245,8 @@ pub enum Output {
     },
     /// disk: list everything below the directory, hint what differs from the index.
     List(RelPath),
-    /// index: the directory is gone from the disk; feed every live record below it.
+    /// index: the directory is gone from the disk; feed live records below it. It is asked again
+    /// while there are more than were fed.
     Sweep(RelPath),
     /// index: say what there is at and around the path.
     Consider {
@@ -385,7 +387,7 @@ impl Engine {
         match input {
             Input::Hinted(hints) => self.hinted(now, hints),
             Input::Seen(seen) => self.seen(now, *seen),
-            Input::Swept(ours) => self.swept(now, ours),
+            Input::Swept(path) => self.swept(now, &path),
             Input::Listed(dir) => self.listed(now, &dir),
             Input::Announced(announced) => self.announced(now, *announced),
             Input::Progress { peer, lane, sequence } => self.progress(now, peer, lane, sequence),

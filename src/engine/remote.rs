@@ -41,7 +41,7 @@ impl Engine {
     /// index: if the peer still has it, it announces it anew.
     fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
         let Some(slot) = self.slots.get_mut(path) else { return };
-        let Some(want) = slot.want.as_mut() else { return };
+        let Some(want) = slot.want.as_deref_mut() else { return };
         if want.forget(peer) {
             // What is wanted now may be something else: what was under way is not for it.
             self.step(now, path);
@@ -90,7 +90,7 @@ impl Engine {
             self.wants += 1;
             incoming.add(from.1, &source);
             let want = Want::new(source.record.clone(), BTreeMap::from([(from, source)]));
-            slot.want = Some(Want { content, ..want });
+            slot.want = Some(Box::new(Want { content, ..want }));
             return;
         };
         if let Some(older) = want.sources.get(&from).filter(|older| older.sequence.0 > 0) {
@@ -148,7 +148,7 @@ impl Engine {
     /// Whether the want's turn has not come with any of those who announced it.
     fn is_held(&mut self, path: &RelPath) -> bool {
         let class = self.class(path);
-        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut());
+        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut());
         // A directory waits for nothing: what is in it waits for it.
         let waits = |want: &&mut Want| !want.sources.is_empty() && !want.record.is_dir();
         let Some(want) = want.filter(waits) else { return false };
@@ -182,7 +182,7 @@ impl Engine {
     }
 
     fn unhold(&mut self, path: &RelPath) {
-        let want = self.slots.get(path).and_then(|slot| slot.want.as_ref());
+        let want = self.slots.get(path).and_then(|slot| slot.want.as_deref());
         for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
             if let Some(incoming) = self.peers.get_mut(&peer) {
                 incoming.unhold(source);
@@ -208,7 +208,7 @@ impl Engine {
             return;
         }
         slot.busy = Busy::No;
-        let Some(want) = slot.want.as_mut() else { return };
+        let Some(want) = slot.want.as_deref_mut() else { return };
         if want.waits != Waits::Listed {
             want.waits = Waits::Nothing;
         }
@@ -301,7 +301,7 @@ impl Engine {
     }
 
     pub(super) fn retry_want(&mut self, now: Now, path: &RelPath, in_ms: u64, waits: Waits) {
-        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
+        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) {
             want.waits = waits;
             want.retry_ms = now.monotonic_ms + in_ms;
             self.timers.insert((want.retry_ms, path.clone()));
@@ -315,7 +315,7 @@ impl Engine {
     }
 
     fn wait_for_parent(&mut self, path: &RelPath) {
-        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) {
+        if let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) {
             want.waits = Waits::Parent;
         }
         if let Some(parent) = path.parent() {
@@ -343,7 +343,7 @@ impl Engine {
         }
         let Some(slot) = self.slots.get_mut(&path) else { return };
         slot.busy = Busy::Applying(Box::new(record.clone()));
-        let even_if_open = slot.want.as_ref().is_some_and(|want| want.refused_open >= OPEN_MAX);
+        let even_if_open = slot.want.as_deref().is_some_and(|want| want.refused_open >= OPEN_MAX);
         self.outputs.push_back(Output::Apply { record, ours, displaced, even_if_open });
     }
 
@@ -381,7 +381,7 @@ impl Engine {
         let stamp = (record.version.stamp, record.version.touched);
         self.problems.solve(&path);
         self.store(now, record, signature, from);
-        let want = self.slots.get(&path).and_then(|slot| slot.want.as_ref());
+        let want = self.slots.get(&path).and_then(|slot| slot.want.as_deref());
         let newer = want
             .is_some_and(|want| (want.record.version.stamp, want.record.version.touched) != stamp);
         if !newer {
@@ -392,7 +392,7 @@ impl Engine {
     fn applied_not(&mut self, now: Now, path: &RelPath, outcome: Outcome) {
         // A file whose removal was refused, and is tried again, is one of ours.
         let known_below = outcome == Outcome::NotEmpty && self.slots_below(path).next().is_some();
-        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_mut()) else {
+        let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) else {
             return;
         };
         want.attempts += 1;
@@ -432,7 +432,7 @@ impl Engine {
     /// What a directory that could not be removed still holds is known now. If it is nothing that
     /// is mirrored, the directory stays all the same: someone has something in it.
     pub(super) fn listed_for_apply(&mut self, dir: &RelPath) {
-        let want = self.slots.get_mut(dir).and_then(|slot| slot.want.as_mut());
+        let want = self.slots.get_mut(dir).and_then(|slot| slot.want.as_deref_mut());
         if let Some(want) = want.filter(|want| want.waits == Waits::Listing) {
             want.waits = Waits::Listed;
             want.retry_ms = 0;

@@ -9,7 +9,7 @@ pub(super) struct Slot {
     /// Something happened here; to be read.
     pub dirty: Option<Dirty>,
     /// A peer's record that was decided for.
-    pub want: Option<Want>,
+    pub want: Option<Box<Want>>,
     /// What was being applied when the daemon ended: if it is on the disk, it is no edit made here.
     pub journaled: Option<Box<Record>>,
     /// Reading and applying exclude each other: a read that overlaps an apply could take the old
@@ -65,7 +65,7 @@ impl Slot {
             want.record.is_live() && (blocked || want.attempts > 2)
         };
         let idle = self.dirty.is_none() && matches!(self.busy, Busy::No);
-        idle && self.want.as_ref().is_some_and(waits)
+        idle && self.want.as_deref().is_some_and(waits)
     }
 
     /// Whether the directory that shall go holds only what is not mirrored.

@@ -235,9 +235,11 @@ mod tests {
         assert_eq!((Sequence(5), 5), (index.lane_head(Lane::Normal), index.last_counter()));
         let a = RelPath::parse(b"a").unwrap();
         let below: Vec<_> =
-            index.live_below(&a).unwrap().iter().map(|r| r.path.to_string()).collect();
+            index.live_below(&a, 9).unwrap().iter().map(RelPath::to_string).collect();
         assert_eq!(vec!["a/b/c", "a/b"], below);
-        assert_eq!(5, index.live_below(&RelPath::root()).unwrap().len());
+        assert_eq!(5, index.live_below(&RelPath::root(), 9).unwrap().len());
+        let first = index.live_below(&RelPath::root(), 1).unwrap();
+        assert_eq!("a/b/c", first[0].to_string(), "nothing is left below it");
         assert_eq!(3, index.count_children(&RelPath::root(), 9).unwrap());
         let (rows, through) = index.rows_after(Lane::Normal, Sequence(2), 2, NodeId(3)).unwrap();
         assert_eq!((2, Sequence(4)), (rows.len(), through));

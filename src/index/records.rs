@@ -181,22 +181,35 @@ impl Index {
         statement.query_row((dir.as_bytes(), limit(most)), count).map_err(reading)
     }
 
-    /// All live records below a directory, children before their parents.
+    /// At most so many live paths below a directory, children before their parents.
     ///
     /// # Errors
     /// [`IndexError`].
-    pub fn live_below(&self, dir: &RelPath) -> Result<Vec<Record>, IndexError> {
+    pub fn live_below(&self, dir: &RelPath, most: usize) -> Result<Vec<RelPath>, IndexError> {
         let (from, to) = subtree(dir);
-        let sql = "SELECT record, signature, seq, lane, via, ordered FROM records \
-                   WHERE live AND (dir = ?1 OR dir >= ?2 AND dir < ?3)";
+        let order = "ORDER BY dir DESC, name DESC LIMIT ?2";
+        let deeper =
+            format!("SELECT dir, name FROM records WHERE live AND dir >= ?1 AND dir < ?3 {order}");
+        let direct = format!("SELECT dir, name FROM records WHERE live AND dir = ?1 {order}");
+        let mut paths = self.paths(&deeper, (from, limit(most), to))?;
+        let rest = limit(most.saturating_sub(paths.len()));
+        paths.extend(self.paths(&direct, (dir.as_bytes(), rest))?);
+        Ok(paths)
+    }
+
+    fn paths(&self, sql: &str, of: impl rusqlite::Params) -> Result<Vec<RelPath>, IndexError> {
         let mut statement = self.db.prepare_cached(sql).map_err(reading)?;
-        let rows = statement.query_map((dir.as_bytes(), from, to), raw_row).map_err(reading)?;
-        let mut records = Vec::new();
-        for row in rows {
-            records.push(row.map_err(reading)?.decode()?.record);
-        }
-        records.sort_by(|a, b| b.path.cmp(&a.path));
-        Ok(records)
+        let rows =
+            statement.query_map(of, |row| Ok((row.get(0)?, row.get(1)?))).map_err(reading)?;
+        rows.map(|row| {
+            let (dir, name): (Vec<u8>, Vec<u8>) = row.map_err(reading)?;
+            let bytes = if dir.is_empty() { name } else { [dir, name].join(&b'/') };
+            RelPath::parse(&bytes).map_err(|source| {
+                let (path, source) = (RelPath::root(), source.into());
+                IndexError::Decode { path, source }
+            })
+        })
+        .collect()
     }
 
     /// Up to `most` live records after a path, sorted by directory and name.

@@ -287,7 +287,7 @@ impl World {
                     let one = |hint: &Hint| format!("{} {:?} ", hint.path, hint.kind);
                     format!("hinted {}", hints.iter().map(one).collect::<String>())
                 }
-                Input::Swept(record) => format!("swept {}", show(record)),
+                Input::Swept(path) => format!("swept {path}"),
                 Input::Journaled { record, visible } => {
                     format!("journaled {} visible {visible}", show(record))
                 }

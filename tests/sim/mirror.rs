@@ -12,6 +12,9 @@ use trefoil::model::{
 use crate::disk::{Body, Content, Inode, kernel_time};
 use crate::world::{Event, MS, Node, SECOND, World};
 
+/// Paths below a directory that is gone which are looked at at a time.
+const SWEPT_MAX: usize = 3;
+
 /// Work for the disk or the network that was handed out.
 #[derive(Debug, Clone)]
 pub enum Task {
@@ -215,11 +218,11 @@ impl World {
                 Output::List(dir) => self.hand_out(at, Task::List(dir)),
                 Output::Sweep(dir) => {
                     let live = self.nodes[at].index.live_below(&dir);
-                    let mut records: Vec<Record> = live.map(|row| row.record.clone()).collect();
-                    records.sort_by_key(|r| std::cmp::Reverse(r.path.components().count()));
-                    for record in records {
-                        self.note_input(at, &Input::Swept(record.clone()));
-                        engine.handle(now, Input::Swept(record));
+                    let mut paths: Vec<_> = live.map(|row| row.record.path.clone()).collect();
+                    paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+                    for path in paths.into_iter().take(SWEPT_MAX) {
+                        self.note_input(at, &Input::Swept(path.clone()));
+                        engine.handle(now, Input::Swept(path));
                     }
                 }
                 Output::Consider { path, children_max } => {

@@ -11,6 +11,9 @@ use super::slot::{Busy, Dirty, Slot};
 use super::{Engine, Output, SOON_MS, Seen};
 use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version};
 
+/// How often a barrier is looked at that is there before its turn.
+const EARLY_MS: u64 = 1000;
+
 /// How often the wait for a writer doubles.
 const BUSY_DOUBLINGS_MAX: u32 = 16;
 
@@ -144,6 +147,10 @@ impl Engine {
             return;
         }
         self.complete(&mut entry, ours_live, &signature, group, now);
+        if class == Class::Barrier && self.came_early(&path, &entry) {
+            self.again(now, &path, dirty, EARLY_MS);
+            return;
+        }
         if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry, dirty.joining) {
             let from = self.holder_of(&path, &record.version);
             self.store(now, record, Some(signature), from);
@@ -164,6 +171,14 @@ impl Engine {
         if entry.is_dir() && dirty.list {
             self.list(&path);
         }
+    }
+
+    /// Whether a barrier that is wanted is there before its turn: someone copied it here by hand. It
+    /// is taken for the wanted one when its turn comes, or others would be told of it too early.
+    fn came_early(&mut self, path: &RelPath, entry: &Entry) -> bool {
+        let slot = self.slots.get(path).filter(|slot| slot.journaled.is_none());
+        let wanted = slot.and_then(|slot| slot.want.as_deref()?.record.entry.as_ref());
+        wanted.is_some_and(|wanted| wanted.same(entry)) && self.is_held(path)
     }
 
     /// The directory above is not known yet: children are never announced before it.

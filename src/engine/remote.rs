@@ -78,6 +78,10 @@ impl Engine {
             let source = Source { first, sequence, after, barrier, record: theirs };
             self.add_want(&path, (peer, lane), source, content);
             self.step(now, &path);
+            if barrier {
+                let others: Vec<_> = self.peers.keys().copied().filter(|&p| p != peer).collect();
+                others.into_iter().for_each(|other| self.release_held(now, other));
+            }
         }
         self.release_held(now, peer);
     }
@@ -118,6 +122,21 @@ impl Engine {
         for (_, older) in of_peer().filter(|(_, source)| source.sequence < newest) {
             incoming.supersede(older);
         }
+        self.supersede_losers(path);
+    }
+
+    /// A barrier that lost to another node's edit is not shown, and nothing waits for it to be: two
+    /// nodes may have written the same barriers in opposite orders.
+    fn supersede_losers(&mut self, path: &RelPath) {
+        let want = self.slots.get(path).and_then(|slot| slot.want.as_deref());
+        let Some(want) = want else { return };
+        let stamp = want.record.version.stamp;
+        let lost = |source: &Source| source.barrier && source.record.version.stamp != stamp;
+        for (&(peer, _), source) in want.sources.iter().filter(|(_, source)| lost(source)) {
+            if let Some(incoming) = self.peers.get_mut(&peer) {
+                incoming.supersede(source);
+            }
+        }
     }
 
     pub(super) fn journaled(&mut self, now: Now, record: Record, visible: bool) {
@@ -146,7 +165,7 @@ impl Engine {
     }
 
     /// Whether the want's turn has not come with any of those who announced it.
-    fn is_held(&mut self, path: &RelPath) -> bool {
+    pub(super) fn is_held(&mut self, path: &RelPath) -> bool {
         let class = self.class(path);
         let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut());
         // A directory waits for nothing: what is in it waits for it.

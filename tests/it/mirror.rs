@@ -177,7 +177,7 @@ fn a_directory_of_20_000_files_is_mirrored() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes; tests/run --large"]
 fn a_directory_of_100_000_files_is_mirrored() {
     check_many_files(100_000);
 }
@@ -239,7 +239,7 @@ fn a_large_file_is_resumed_after_a_kill_and_needs_little_memory() {
 }
 
 #[test]
-#[ignore = "takes minutes and 20 GiB of disk"]
+#[ignore = "takes minutes and 20 GiB of disk; tests/run --large"]
 fn a_file_of_10_gib_is_resumed_after_a_kill_and_needs_little_memory() {
     check_large_file(10 << 30);
 }

@@ -197,7 +197,10 @@ mod tests {
         index.store(&record("a", 1), None, Lane::Normal, Some(NodeId(2)), 5_000_000).unwrap();
         index.set_done(NodeId(2), Lane::Forward, Sequence(4)).unwrap();
         index.set_done(NodeId(2), Lane::Normal, Sequence(9)).unwrap();
+        index.set_acknowledged(NodeId(2), Lane::Normal, Sequence(9999)).unwrap();
         index.begin_life(Incarnation(8)).unwrap();
+        let acknowledged = index.cursors(NodeId(2)).unwrap().acknowledged;
+        assert_eq!((Lane::Normal, index.head()), acknowledged[Lane::Normal as usize]);
         let done =
             |index: &Index, lane: Lane| index.cursors(NodeId(2)).unwrap().done[lane as usize].1;
         assert_eq!((0, 9), (done(&index, Lane::Forward).0, done(&index, Lane::Normal).0));

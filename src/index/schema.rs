@@ -124,6 +124,9 @@ impl Index {
         self.execute("write", "UPDATE state SET incarnation = ?1", [signed(new.0)])?;
         let sql = "UPDATE cursors SET done = 0 WHERE lane = ?1";
         self.execute("write", sql, [Lane::Forward.number()])?;
+        // What peers have acknowledged of the lost commits says nothing of what comes after them.
+        let sql = "UPDATE cursors SET acknowledged = min(acknowledged, ?1)";
+        self.execute("write", sql, [signed(self.head.0)])?;
         self.incarnation = new;
         self.commit()?;
         self.sync()

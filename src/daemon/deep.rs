@@ -292,7 +292,7 @@ fn read_some(actor: &ActorHandle, after: Option<RelPath>) -> Result<Step, String
         if told != (step.damage.len(), step.links.len()) {
             told_bytes += record.path.as_bytes().len();
         }
-        step.files += 1;
+        step.files += u64::from(!record.is_dir());
         step.bytes += size;
     }
     Ok(step)

@@ -23,6 +23,7 @@ mod status;
 mod status_view;
 mod verify;
 mod wait;
+mod why;
 mod words;
 
 #[cfg(test)]
@@ -84,6 +85,7 @@ enum Command {
     Pause(pause::PauseArgs),
     Resume(resume::ResumeArgs),
     Verify(verify::VerifyArgs),
+    Why(why::WhyArgs),
     Config(config::ConfigArgs),
     Demo(demo::DemoArgs),
 }
@@ -119,6 +121,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Pause(args) => pause::run(args, &config, output),
         Command::Resume(args) => resume::run(args, &config, output),
         Command::Verify(args) => verify::run(args, &config, output),
+        Command::Why(args) => why::run(args, &config, output),
         Command::Config(args) => config::run(args, &config, output),
         Command::Demo(_) => unreachable!("carried out above"),
     }

@@ -23,7 +23,7 @@ use super::{
     types::{
         ConflictStatus, MarkReply, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply,
         RestoreReply, StatusReply, VerifyProgress, VerifyReply, VerifyRequest, WaitReply,
-        WaitRequest,
+        WaitRequest, WhyReply, WhyRequest,
     },
 };
 
@@ -113,6 +113,14 @@ impl Client {
     /// [`ClientError`]
     pub async fn verify_progress(&self) -> Result<Vec<VerifyProgress>, ClientError> {
         self.call(Method::GET, "/v1/verify", &(), Some(QUICK)).await
+    }
+
+    /// What every node holds at a path, and what it waits for there.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn why(&self, request: &WhyRequest) -> Result<WhyReply, ClientError> {
+        self.call(Method::POST, "/v1/why", request, None).await
     }
 
     /// The conflict store, newest first.

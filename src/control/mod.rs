@@ -10,6 +10,7 @@
 //! | `POST /v1/wait` | [`Daemon::wait`] |
 //! | `POST /v1/verify` | [`Daemon::verify`] |
 //! | `GET /v1/verify` | [`Daemon::verify_progress`] |
+//! | `POST /v1/why` | [`Daemon::why`] |
 //! | `GET /v1/conflicts` | [`Daemon::conflicts`] |
 //! | `GET /v1/conflicts/ID/content` | [`Daemon::conflict_content`] |
 //! | `POST /v1/conflicts/ID/restore`, `…/discard` | [`Daemon::restore`], [`Daemon::discard`] |
@@ -24,6 +25,7 @@ mod refusal;
 mod routes;
 mod server;
 pub mod types;
+mod why;
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +36,7 @@ pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
     ConflictStatus, MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, StatusReply,
-    VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+    VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -55,6 +57,9 @@ pub trait Daemon: Send + Sync + 'static {
 
     /// How far the deep comparisons are that go on.
     fn verify_progress(&self) -> impl Future<Output = Vec<VerifyProgress>> + Send;
+
+    /// What every node holds at a path, and what it waits for there.
+    fn why(&self, request: WhyRequest) -> impl Future<Output = Result<WhyReply, Refusal>> + Send;
 
     /// The conflict store, newest first.
     fn conflicts(&self) -> impl Future<Output = Result<Vec<ConflictStatus>, Refusal>> + Send;

@@ -28,6 +28,7 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
         .route("/v1/status", get(status::<D>))
         .route("/v1/wait", post(wait::<D>))
         .route("/v1/verify", post(verify::<D>).get(verify_progress::<D>))
+        .route("/v1/why", post(why::<D>))
         .route("/v1/conflicts", get(conflicts::<D>))
         .route("/v1/conflicts/{id}/content", get(conflict_content::<D>))
         .route("/v1/conflicts/{id}/restore", post(restore::<D>))
@@ -96,6 +97,10 @@ async fn verify<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl Int
 
 async fn verify_progress<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {
     Json(daemon.verify_progress().await)
+}
+
+async fn why<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
+    reply(daemon.why(parse(body)?)).await
 }
 
 async fn conflicts<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {

@@ -67,6 +67,10 @@ impl Daemon for Echo {
         vec![VerifyProgress { mount, node, files: 1, files_total: 2, bytes: 3 }]
     }
 
+    async fn why(&self, request: WhyRequest) -> Result<WhyReply, Refusal> {
+        refuse(&request.mount)
+    }
+
     async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {
         Ok(Vec::new())
     }

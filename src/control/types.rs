@@ -9,6 +9,7 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::{Deserialize, Serialize};
 
 pub use super::refusal::{Refusal, RefusalKind};
+pub use super::why::{WhyNode, WhyRecord, WhyReply, WhyRequest};
 
 /// A system time for a reply, in whole milliseconds. Outside the years -9999 to 9999: the nearest.
 #[must_use]
@@ -333,7 +334,7 @@ pub struct VerifyMount {
 pub struct VerifyNode {
     /// The node.
     pub name: String,
-    /// Mirrored entries, directories included; nothing, if it did not answer.
+    /// Mirrored files and links; nothing, if it did not answer.
     pub files: Option<u64>,
     /// Bytes of their content.
     pub bytes: Option<u64>,
@@ -353,7 +354,7 @@ pub struct VerifyProgress {
     pub mount: String,
     /// The node.
     pub node: String,
-    /// Mirrored entries looked at, directories included.
+    /// Mirrored files and links looked at.
     pub files: u64,
     /// How many there are.
     pub files_total: u64,

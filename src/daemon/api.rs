@@ -15,14 +15,15 @@ use super::ask::{Question, nodes};
 use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
-use super::{ActorHandle, RELEASE, Shared, conflicts, mark, verify};
+use super::{ActorHandle, RELEASE, Shared, conflicts, mark, verify, why};
 use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, GuardStatus, MarkReply, MountState, MountStatus, NodeStatus, Refusal,
     RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress, VerifyReply,
-    VerifyRequest, WaitMount, WaitReply, WaitRequest, timestamp,
+    VerifyRequest, WaitMount, WaitReply, WaitRequest, WhyReply, WhyRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
+use crate::model::RelPath;
 use crate::net::REMOVED_REASON;
 
 /// How long `status` waits for a mount that is busy.
@@ -289,6 +290,21 @@ impl Daemon for Api {
 
     async fn verify_progress(&self) -> Vec<VerifyProgress> {
         self.shared.verifying.list()
+    }
+
+    async fn why(&self, request: WhyRequest) -> Result<WhyReply, Refusal> {
+        let actor = self.mount(&request.mount)?;
+        let bytes = data_encoding::HEXLOWER.decode(request.path_bytes.as_bytes()).ok();
+        let path = bytes.and_then(|bytes| RelPath::parse(&bytes).ok()).ok_or_else(|| {
+            Refusal::new(RefusalKind::Invalid, "cannot read the request: not a path in a mount")
+        })?;
+        let config = self.config();
+        let policy = config.mount(&request.mount).map(|mount| mount.policy.clone());
+        let class = policy.as_ref().map(|policy| policy.class(&path).to_string());
+        let rule = policy.as_ref().and_then(|policy| policy.pattern_of(&path));
+        let rule = rule.map_or_else(|| "no rule matches".to_owned(), ToString::to_string);
+        let nodes = why::why(&self.shared, &request.mount, &actor, &path).await;
+        Ok(why::reply(&request.mount, &path, (class.unwrap_or_default(), rule), nodes))
     }
 
     async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {

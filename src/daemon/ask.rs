@@ -7,6 +7,7 @@ use super::actor::Actor;
 use super::greet::Peer;
 use super::halt::Halt;
 use super::wait::{Nodes, Reply};
+use super::why::Doing;
 use crate::control::types::{
     self, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount, timestamp,
 };
@@ -44,6 +45,8 @@ pub(super) enum Question {
     Status(Reply<(MountStatus, Option<Halt>)>),
     /// Set hashes of all buckets.
     Sums(Reply<Sums>),
+    /// Its record of a path, and what it does there.
+    Why(RelPath, Reply<(Option<Record>, Doing)>),
     /// Be told when it is durable elsewhere.
     Wait { nodes: Nodes, timeout: Duration, reply: Reply<WaitMount> },
 }
@@ -85,9 +88,24 @@ impl Actor {
             Question::Rows(buckets, reply) => drop(reply.send(self.rows(&buckets)?)),
             Question::Status(reply) => drop(reply.send((self.status()?, self.halted.clone()))),
             Question::Sums(reply) => drop(reply.send(self.sums()?)),
+            Question::Why(path, reply) => {
+                let record = self.index.row(&path)?.map(|row| row.record);
+                drop(reply.send((record, self.doing_at(&path))));
+            }
             Question::Wait { nodes, timeout, reply } => self.wait_for(nodes, timeout, reply),
         }
         Ok(())
+    }
+
+    fn doing_at(&self, path: &RelPath) -> Doing {
+        let status = self.engine.path_status(path);
+        let now_ms = self.now().monotonic_ms;
+        Doing {
+            doing: status.doing,
+            due_ms: status.due_ms.map(|at| at.saturating_sub(now_ms)),
+            since_ns: status.problem.as_ref().map(|problem| problem.since_ns),
+            problem: status.problem.map(|problem| problem.reason),
+        }
     }
 
     fn rows(&self, buckets: &[usize]) -> Result<Vec<Record>, IndexError> {

@@ -27,6 +27,7 @@ mod testing;
 mod tidy;
 mod verify;
 mod wait;
+mod why;
 mod workers;
 
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::ask::{BUCKETS, Question, Sums};
 use super::deep::{self, Reading, Replica};
 use super::wait::Nodes;
-use super::{ActorHandle, Shared};
+use super::{ActorHandle, Shared, why};
 use crate::control::types::{Difference, VerifyMount, VerifyNode};
 use crate::disk;
 use crate::engine::fingerprint::Fingerprint;
@@ -61,6 +61,7 @@ pub(super) fn answer(shared: &Shared, method: &str, body: &[u8]) -> Result<Vec<V
     match method {
         deep::LINKS => return deep::answer_links(shared, body),
         deep::READ => return deep::answer(shared, body),
+        why::WHY => return why::answer(shared, body),
         _ => {}
     }
     let request: Request = serde_json::from_slice(body).map_err(|_| "bad request".to_owned())?;

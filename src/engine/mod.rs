@@ -33,6 +33,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod want;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -45,6 +45,10 @@ impl Problems {
         }
     }
 
+    pub(super) fn get(&self, path: &RelPath) -> Option<&Problem> {
+        self.0.get(path)
+    }
+
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }

@@ -189,6 +189,45 @@ fn verify_gives_up_a_node_that_hangs_and_names_it() {
 }
 
 #[test]
+fn why_tells_what_every_node_holds_and_what_it_waits_for() {
+    let mut cluster = Cluster::start(&setup(3));
+    write(&cluster, 1, "file", "1");
+    write(&cluster, 1, "gone", "1");
+    cluster.wait_in_sync(SOON);
+    fs::remove_file(cluster.node(2).path(MOUNT).join("gone")).unwrap();
+    cluster.wait_in_sync(SOON);
+    let path = |name: &str| cluster.node(1).path(MOUNT).join(name).to_str().unwrap().to_owned();
+    let (file, gone, new) = (path("file"), path("gone"), path("new"));
+    let outside = cluster.node(1).state().to_str().unwrap().to_owned();
+    let words = ["all nodes hold the same edit", "mount data, path file", "class normal", "n3"];
+    says(&cluster, 1, &["why", &file], 0, &words);
+    let told = cluster.node(1).json(&["why", &gone]);
+    assert_eq!(("deleted", "n2"), record_of(&told, 2), "{told}");
+    says(&cluster, 1, &["why", &outside], 1, &["is not below a mount", "mounts are"]);
+    says(&cluster, 1, &["why", &new], 0, &["neither knows of it"]);
+
+    cluster.node(2).done(&["pause", MOUNT]);
+    cluster.node_mut(3).stop();
+    write(&cluster, 1, "file", "2");
+    write(&cluster, 1, "new", "2");
+    cluster.wait_until(SOON, "news at the paused node", |cluster| {
+        let said = cluster.node(1).ends(&["why", &file], 3);
+        let words = ["the nodes do NOT agree", "older: what is here", "not connected"];
+        match words.iter().find(|word| !said.contains(**word)) {
+            None => Ok(()),
+            Some(word) => Err(format!("no {word:?} in {said}")),
+        }
+    });
+    says(&cluster, 1, &["why", &new], 3, &["has not heard of it"]);
+}
+
+/// What the node at a place of the reply holds, and who made it.
+fn record_of(told: &serde_json::Value, at: usize) -> (&str, &str) {
+    let record = &told["nodes"][at]["record"];
+    (record["kind"].as_str().unwrap(), record["author"].as_str().unwrap())
+}
+
+#[test]
 fn a_pause_outlasts_a_restart() {
     let mut cluster = Cluster::start(&setup(2));
     write(&cluster, 1, "before", "x");

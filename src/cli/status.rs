@@ -10,7 +10,7 @@ use crate::config::Config;
 ///
 /// The first line says whether everything is in sync, or what is wrong and what to do about it. "In
 /// sync" means that the fingerprints of all mounts were compared with those of all nodes and are
-/// equal. Exits with 3 if there are problems or a mount is held by a guard.
+/// equal. Exits with 3 if there are problems, a mount is held by a guard, or this node was removed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -34,6 +34,6 @@ pub(super) fn run(
         output.data(&status_view::render(&status, Timestamp::now()))?;
     }
     let problems = status.mounts.iter().any(|mount| mount.problem_count > 0);
-    let fine = !problems && status.guards.is_empty();
+    let fine = !problems && status.guards.is_empty() && !status.removed;
     Ok(if fine { Outcome::Done } else { Outcome::Problems })
 }

@@ -23,7 +23,7 @@ Examples:
   trefoil why /var/www/shop/pub/media/catalog/a.jpg
   trefoil why app/etc/config.php --json | jq .agreed
 
-Exit code 3: the nodes do not all hold the same edit, or one did not answer.")]
+Exit code 3: the nodes do not all hold the same edit, one did not answer, or something failed.")]
 pub(super) struct WhyArgs {
     /// A file, directory or link in one of the mounts, also one that is gone.
     path: PathBuf,
@@ -46,7 +46,8 @@ pub(super) fn run(
     } else {
         output.data(&render(&reply, Timestamp::now()))?;
     }
-    Ok(if reply.agreed { Outcome::Done } else { Outcome::Problems })
+    let fine = reply.agreed && reply.nodes.iter().all(|node| node.problem.is_none());
+    Ok(if fine { Outcome::Done } else { Outcome::Problems })
 }
 
 /// The mount that a path is in, and the path below it. The path may be gone, or be reached by links.
@@ -66,7 +67,11 @@ fn find(path: &Path, mounts: &[Mount]) -> Result<(String, PathBuf), Failure> {
         }
     }
     let known: Vec<_> = mounts.iter().map(|mount| mount.path.display().to_string()).collect();
-    let error = anyhow::anyhow!("{} is not below a mount", absolute.display());
+    let shown = absolute.display();
+    let error = match mounts.iter().find(|mount| mount.path == absolute) {
+        Some(mount) => anyhow::anyhow!("{shown} is mount {}: name a path below it", mount.name),
+        None => anyhow::anyhow!("{shown} is not below a mount"),
+    };
     Err(Failure::with_hint(error, format!("mounts are {}", known.join(", "))))
 }
 

@@ -310,7 +310,7 @@ fn removed_nodes_are_refused(cluster: &mut Cluster) {
         let refused = others.iter().all(|node| node["up"] == false && !node["error"].is_null());
         if refused { Ok(()) } else { Err(status.to_string()) }
     });
-    let told = cluster.node(2).done(&["status"]);
+    let told = cluster.node(2).ends(&["status"], 3);
     assert!(told.starts_with("REMOVED: ") && !told.contains("is down"), "{told}");
     write(cluster, 1, "after", "x");
     cluster.node(1).done(&["wait", "--nodes", "all"]);

@@ -205,6 +205,8 @@ fn why_tells_what_every_node_holds_and_what_it_waits_for() {
     assert_eq!(("deleted", "n2"), record_of(&told, 2), "{told}");
     says(&cluster, 1, &["why", &outside], 1, &["is not below a mount", "mounts are"]);
     says(&cluster, 1, &["why", &new], 0, &["neither knows of it"]);
+    let root = cluster.node(1).path(MOUNT).to_str().unwrap().to_owned();
+    says(&cluster, 1, &["why", &root], 1, &["is mount data"]);
 
     cluster.node(2).done(&["pause", MOUNT]);
     cluster.node_mut(3).stop();

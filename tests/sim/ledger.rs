@@ -68,6 +68,27 @@ impl World {
         }
     }
 
+    /// A deletion takes away an edit as its loser. It may only if someone had removed that edit, or a
+    /// rival of it that may have won over it; what the edit came after is no rival.
+    pub fn check_deletion(&mut self, at: usize, path: &RelPath, content: ContentId) {
+        let profile = &self.profile;
+        let calm = !profile.dirs && !profile.late_joiner && profile.power_cuts == 0;
+        if !calm || self.ledger.lost_index {
+            return;
+        }
+        let mut before = BTreeSet::new();
+        let mut older = self.ledger.previous.get(&content);
+        while let Some(one) = older.filter(|one| before.insert(**one)) {
+            older = self.ledger.previous.get(one);
+        }
+        let is_rival = |(one, there): &(ContentId, RelPath)| there == path && !before.contains(one);
+        if !self.ledger.destroyed.iter().any(is_rival) {
+            self.fail(format!(
+                "n{at}: a deletion that had not seen it won over {path} {content:?}"
+            ));
+        }
+    }
+
     /// A new content replaces another one.
     pub fn follows(&mut self, new: ContentId, old: Option<ContentId>) {
         self.ledger.previous.extend(old.map(|old| (new, old)));

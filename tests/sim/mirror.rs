@@ -384,6 +384,10 @@ impl World {
         let path = &job.record.path;
         let Some(entry) = &job.record.entry else {
             if self.nodes[at].disk.at(path).is_some() {
+                let content = self.nodes[at].disk.at(path).and_then(Inode::content).map(|c| c.id);
+                if let Some(content) = content.filter(|_| job.displaced == Displaced::Keep) {
+                    self.check_deletion(at, path, content);
+                }
                 self.displace(at, path, job.displaced);
             }
             self.echo(at, path, HintKind::Gone);

@@ -133,7 +133,7 @@ fn replay() {
 }
 
 #[test]
-#[ignore = "runs for SIM_MINUTES"]
+#[ignore = "runs for SIM_MINUTES; tests/run --large"]
 fn soak() {
     let end = Instant::now() + Duration::from_secs(60 * env("SIM_MINUTES").unwrap_or(10));
     let mut seed = base();

@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Failure, Outcome, Output, output::Table, words::or_dash};
+use super::{Failure, Outcome, Output, output::Table};
 use crate::{
     config::{Config, Mount, format_duration},
     engine::{Class, ClassTable},
@@ -121,7 +121,7 @@ fn render_classes(classes: &ClassTable) -> String {
             class.conflict.to_owned(),
             class.trash.unwrap_or_else(|| "off".to_owned()),
             class.emptied_hold.unwrap_or_else(|| "off".to_owned()),
-            class.delete_budget.map_or_else(|| "off".to_owned(), |budget| or_dash(Some(budget))),
+            class.delete_budget.unwrap_or_else(|| "off".to_owned()),
         ]);
     }
     table.row(["local", "not mirrored"]);
@@ -155,7 +155,7 @@ struct ExplainedClass {
     conflict: &'static str,
     trash: Option<String>,
     emptied_hold: Option<String>,
-    delete_budget: Option<u64>,
+    delete_budget: Option<String>,
 }
 
 fn explained_classes(classes: &ClassTable) -> impl Iterator<Item = ExplainedClass> {
@@ -167,7 +167,7 @@ fn explained_classes(classes: &ClassTable) -> impl Iterator<Item = ExplainedClas
             conflict: if settings.keep_losers { "keep" } else { "last-writer" },
             trash: settings.trash.map(format_duration),
             emptied_hold: settings.emptied_hold.map(format_duration),
-            delete_budget: settings.delete_budget,
+            delete_budget: settings.delete_budget.map(|budget| budget.to_string()),
         }
     })
 }

@@ -168,7 +168,7 @@ fn parse_classes(table: Option<Table<'_>>) -> Result<ClassTable, ConfigError> {
         if let Some(text) = keys.string("emptied_hold")? {
             settings.emptied_hold = parse_duration_or_off(&text)?;
         }
-        if let Some(budget) = keys.number_or_off("delete_budget")? {
+        if let Some(budget) = keys.budget_or_off("delete_budget")? {
             settings.delete_budget = budget;
         }
         keys.finish()?;

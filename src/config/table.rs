@@ -14,6 +14,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use crate::engine::DeleteBudget;
+
 /// Bytes of a configuration file: far more than anyone writes.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 
@@ -198,19 +200,24 @@ impl<'i> Table<'i> {
         texts.collect::<Result<_, _>>().map(Some)
     }
 
-    /// A whole number that is not negative, or the text `off`.
-    pub(super) fn number_or_off(
+    /// A budget of deletions, as a number or a text, or the text `off`.
+    pub(super) fn budget_or_off(
         &mut self,
         key: &'static str,
-    ) -> Result<Option<Option<u64>>, ConfigError> {
-        const ALLOWED: &str = "allowed: a whole number, or \"off\"";
+    ) -> Result<Option<Option<DeleteBudget>>, ConfigError> {
+        const ALLOWED: &str = "allowed: a number of files, a percentage such as \"1%\", the larger \
+                               of both as \"50 or 1%\", or \"off\"";
         let Some(value) = self.take(key) else { return Ok(None) };
         match &value.value {
             DeValue::String(text) if text == "off" => Ok(Some(None)),
+            DeValue::String(text) => match text.parse() {
+                Ok(budget) => Ok(Some(Some(budget))),
+                Err(error) => Err(value.error(format!("is {text:?}: {error}"), ALLOWED)),
+            },
             DeValue::Integer(number) => {
                 let parsed = u64::from_str_radix(number.as_str(), number.radix());
                 parsed
-                    .map(|n| Some(Some(n)))
+                    .map(|files| Some(Some(DeleteBudget { files, percent: 0 })))
                     .map_err(|_| value.error(format!("is {number}"), ALLOWED))
             }
             other => Err(value.error(format!("is {}", describe(other)), ALLOWED)),

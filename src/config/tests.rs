@@ -163,8 +163,14 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ),
         (
             "[class.flag]\ndelete_budget = -1",
-            "2:17: `delete_budget` in [class.flag] is -1 at line 2; allowed: a whole number, or \
-             \"off\"",
+            "2:17: `delete_budget` in [class.flag] is -1 at line 2; allowed: a number of files, a \
+             percentage such as \"1%\", the larger of both as \"50 or 1%\", or \"off\"",
+        ),
+        (
+            "[class.flag]\ndelete_budget = \"101%\"",
+            "2:17: `delete_budget` in [class.flag] is \"101%\": not a number of files or a \
+             percentage at line 2; allowed: a number of files, a percentage such as \"1%\", the \
+             larger of both as \"50 or 1%\", or \"off\"",
         ),
         ("node = 3", "1:8: `node` is 3 at line 1; write [node]"),
         ("[node", "1:6: not TOML: unclosed table, expected `]` at line 1; see https://toml.io"),

@@ -72,6 +72,19 @@ impl Actor {
                 }
                 Ok(())
             }
+            Output::Guard(classes) => {
+                let names: Vec<_> = classes.iter().map(|class| class.name()).collect();
+                let names = names.join(", ");
+                match names.as_str() {
+                    "" => tracing::info!(mount = self.place.name, "no deletion is held any more"),
+                    classes => tracing::error!(
+                        mount = self.place.name,
+                        classes,
+                        "more was deleted than the budget allows: held, see `trefoil status`"
+                    ),
+                }
+                self.index.set_held_classes(&classes)
+            }
             Output::List(dir) => {
                 self.walking.push_back(dir.clone());
                 // The thread ends only after this one.
@@ -188,10 +201,19 @@ impl Actor {
         if let Found::Entry { entry, content: Some(bytes), .. } = &found {
             self.turn.seen = entry.content().map(|(id, _)| (id, bytes.clone()));
         }
-        let seen = Seen { path, found, ours, parent_live, has_children, group };
+        let elsewhere = self.is_elsewhere(&found, ours.as_ref())?;
+        let files = self.index.totals().files;
+        let seen = Seen { path, found, ours, parent_live, has_children, group, elsewhere, files };
         self.input(Input::Seen(Box::new(seen)))?;
         self.turn.seen = None;
         Ok(())
+    }
+
+    /// Whether the content of a file that is gone is live at another path, or it has none.
+    fn is_elsewhere(&self, found: &Found, ours: Option<&Record>) -> Result<bool, IndexError> {
+        let entry = ours.and_then(|ours| ours.entry.as_ref()).filter(|_| *found == Found::Absent);
+        let Some((content, size)) = entry.and_then(Entry::content) else { return Ok(false) };
+        Ok(size == 0 || self.index.with_content(content, 2)?.len() > 1)
     }
 
     /// The hard link group of the inode that was found.

@@ -317,6 +317,7 @@ fn conflict_policy() -> Policy {
     let settings = classes.get_mut(Class::Normal);
     settings.keep_losers = false;
     settings.trash = None;
+    settings.delete_budget = None;
     Policy::new(Vec::new(), classes).expect("no rules are a policy")
 }
 

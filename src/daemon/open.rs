@@ -119,6 +119,7 @@ pub(super) fn open(
         keeps_owners: mount.privileged,
         joining: others > 0 && !index.is_scanned()?,
         last_counter: index.last_counter(),
+        held_classes: index.held_classes()?,
     };
     let inbox: Arc<Inbox> =
         Arc::new(Mailbox::new(|bulk: &super::actor::Bulk| bulk.announce.records.len()));

@@ -196,6 +196,10 @@ impl Engine {
         signature: Option<Signature>,
         from: Option<NodeId>,
     ) {
+        // Without a signature nobody has looked at the disk: it may be gone and held all the same.
+        if signature.is_some() || !record.is_live() {
+            self.guard.forget(&record.path);
+        }
         let dir = record.is_dir().then(|| record.path.clone());
         self.outputs.push_back(Output::Store { record, signature, from });
         if let Some(dir) = dir {

@@ -4,6 +4,7 @@
 //! changes the disk.
 
 use super::clock::Now;
+use super::guard::Ruling;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
@@ -41,6 +42,7 @@ impl Engine {
         match &seen.found {
             Found::Unchanged => {
                 self.problems.solve(&path);
+                self.guard.forget(&path);
                 if dirty.list && seen.ours.as_ref().is_some_and(Record::is_dir) {
                     self.list(&path);
                 }
@@ -90,14 +92,23 @@ impl Engine {
 
     /// Nothing is at the path.
     fn gone(&mut self, now: Now, seen: &Seen, dirty: Dirty) {
-        let Some(ours) = seen.ours.as_ref().filter(|ours| ours.is_live()) else { return };
-        if seen.has_children {
+        let Some(ours) = seen.ours.as_ref().filter(|ours| ours.is_live()) else {
+            self.guard.forget(&seen.path);
+            return;
+        };
+        if seen.has_children && self.comes_back(&seen.path) {
+            self.restore(ours);
+        } else if seen.has_children {
             self.sweep_first(now, &seen.path, dirty);
         } else if let Some(record) = self.adopted_deletion(ours) {
             let from = self.holder_of(&seen.path, &record.version);
             self.store(now, record, None, from);
         } else {
-            self.store_deletion(now, ours);
+            match self.rule(now, seen, ours) {
+                Ruling::Delete => self.store_deletion(now, ours),
+                Ruling::Hold => self.hold(now, &seen.path, false),
+                Ruling::Restore => self.restore(ours),
+            }
         }
     }
 
@@ -114,6 +125,10 @@ impl Engine {
     /// Children go before their directory: some at a time, and what cannot be looked at stops no
     /// other for long.
     fn sweep_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
+        if dirty.attempts > 0 && self.is_held_open(path) {
+            self.hold(now, path, true);
+            return;
+        }
         let looks = |slot: &Slot| slot.dirty.is_some() || matches!(slot.busy, Busy::Reading(_));
         let under_way = self.slots_below(path).any(|(_, slot)| looks(slot));
         if !under_way || dirty.attempts.is_multiple_of(SWEEP_EVERY) {
@@ -131,9 +146,10 @@ impl Engine {
 
     /// Something is at the path.
     fn there(&mut self, now: Now, seen: Seen, dirty: Dirty) {
-        let Seen { path, found, ours, parent_live, has_children, group } = seen;
+        let Seen { path, found, ours, parent_live, has_children, group, .. } = seen;
         let Found::Entry { mut entry, signature, .. } = found else { return };
         self.problems.solve(&path);
+        self.guard.forget(&path);
         if !parent_live {
             self.parent_first(now, &path, dirty);
             return;

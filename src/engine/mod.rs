@@ -21,6 +21,7 @@ mod barrier;
 pub mod clock;
 mod fetch;
 pub mod fingerprint;
+mod guard;
 mod incoming;
 mod local;
 mod look;
@@ -39,10 +40,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::clock::{Clock, Now};
+use self::guard::Guard;
+pub use self::guard::{BUDGET_WINDOW_MS, Held};
 use self::incoming::Incoming;
 pub use self::policy::{
-    Class, ClassSettings, ClassTable, OWN_DIR, PATTERN_BYTES_MAX, Pattern, PatternError, Policy,
-    RULES_MAX, UnknownClass,
+    Class, ClassSettings, ClassTable, DeleteBudget, OWN_DIR, PATTERN_BYTES_MAX, Pattern,
+    PatternError, Policy, RULES_MAX, UnknownBudget, UnknownClass,
 };
 pub use self::problem::Problem;
 use self::problem::Problems;
@@ -124,6 +127,15 @@ pub enum Input {
     },
     /// net: a peer was lost. Its wants stay.
     PeerDown(NodeId),
+    /// A person lets the deletions through that are held here.
+    Approved,
+    /// A person wants back what is gone and held here.
+    Reverted,
+    /// A deployment goes on until then, by the monotonic clock: no deletion is held.
+    Deploying {
+        /// Zero, or what has passed: none does.
+        until_ms: u64,
+    },
     /// config: classes mean something else now; which path has which class is as before.
     Policy(Arc<Policy>),
     /// The mount is stopped (by a person or a guard), or goes on.
@@ -180,6 +192,10 @@ pub struct Seen {
     pub has_children: bool,
     /// The group of a live record with the same inode, or of ours if it had this inode.
     pub group: Option<LinkGroup>,
+    /// Whether the content of our record is live at another path, too, or it has none.
+    pub elsewhere: bool,
+    /// Live files of the mount.
+    pub files: u64,
 }
 
 /// A record that a peer holds.
@@ -296,6 +312,8 @@ pub enum Output {
         /// Replace the file although a writer has it open.
         even_if_open: bool,
     },
+    /// index: deletions of these classes are held, also after a restart.
+    Guard(Vec<Class>),
     /// The path needs nothing any more: content kept for it in memory can go.
     Finished(RelPath),
 }
@@ -325,6 +343,8 @@ pub struct Setup {
     pub joining: bool,
     /// The highest counter in the index.
     pub last_counter: u64,
+    /// Classes whose deletions were held when the daemon ended.
+    pub held_classes: Vec<Class>,
 }
 
 /// The decisions for one mount.
@@ -335,6 +355,7 @@ pub struct Engine {
     slots: BTreeMap<RelPath, Slot>,
     peers: BTreeMap<NodeId, Incoming>,
     problems: Problems,
+    guard: Guard,
     /// When to look at which path again, by the monotonic clock.
     timers: BTreeSet<(u64, RelPath)>,
     /// Changes that are not stored yet, by order of arrival: a barrier waits for those before it.
@@ -362,6 +383,7 @@ impl Engine {
     pub fn new(setup: Setup) -> Self {
         Self {
             clock: Clock::new(setup.node, setup.last_counter),
+            guard: Guard::tripped(&setup.held_classes),
             setup,
             slots: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -400,6 +422,9 @@ impl Engine {
             Input::PeerUp { peer, cursors, anew } => self.peer_up(now, peer, &cursors, anew),
             Input::PeerDown(_) => {}
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
+            Input::Approved => self.approve(now),
+            Input::Reverted => self.revert(now),
+            Input::Deploying { until_ms } => self.deploy(until_ms),
             Input::Policy(policy) => self.setup.policy = policy,
             Input::Scan(dir) => {
                 self.reads_are_old(now, &dir);
@@ -418,7 +443,8 @@ impl Engine {
     /// When the engine wants its next [`Input::Tick`], by the monotonic clock.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.timers.first().map(|&(at, _)| at)
+        let timer = self.timers.first().map(|&(at, _)| at);
+        timer.into_iter().chain(self.guard.next_ms()).min()
     }
 
     /// Up to where a peer's lanes are done here. Durable once the index is committed.
@@ -489,6 +515,7 @@ impl Engine {
             self.timers.pop_first();
             self.step(now, &path);
         }
+        self.tick_guard(now);
         self.release_barriers(now);
         if self.fetches == 0 {
             self.next_fetches(now);

@@ -106,6 +106,65 @@ impl FromStr for Class {
     }
 }
 
+/// How many files may be deleted in ten minutes: the larger of a number and a part of the mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeleteBudget {
+    /// So many.
+    pub files: u64,
+    /// So many of a hundred that the mount has.
+    pub percent: u8,
+}
+
+impl DeleteBudget {
+    /// The number, where the mount has so many files.
+    #[must_use]
+    pub fn of(self, files: u64) -> u64 {
+        self.files.max(files.saturating_mul(self.percent.into()) / 100)
+    }
+
+    /// Whether every deletion waits.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self.files == 0 && self.percent == 0
+    }
+}
+
+/// As in the configuration: `50`, `1%` or `50 or 1%`.
+impl fmt::Display for DeleteBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.files, self.percent) {
+            (files, 0) => f.pad(&files.to_string()),
+            (0, percent) => f.pad(&format!("{percent}%")),
+            (files, percent) => f.pad(&format!("{files} or {percent}%")),
+        }
+    }
+}
+
+/// Text that is no [`DeleteBudget`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a number of files or a percentage")]
+pub struct UnknownBudget;
+
+impl FromStr for DeleteBudget {
+    type Err = UnknownBudget;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBudget> {
+        let number = |text: &str| -> Result<u64, UnknownBudget> {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            Some(text).filter(|_| digits).and_then(|t| t.parse().ok()).ok_or(UnknownBudget)
+        };
+        let percent = |text: &str| -> Result<u8, UnknownBudget> {
+            let percent = number(text.strip_suffix('%').ok_or(UnknownBudget)?)?;
+            u8::try_from(percent).ok().filter(|&p| p <= 100).ok_or(UnknownBudget)
+        };
+        match text.split_once(" or ") {
+            Some((files, part)) => Ok(Self { files: number(files)?, percent: percent(part)? }),
+            None if text.ends_with('%') => Ok(Self { files: 0, percent: percent(text)? }),
+            None => Ok(Self { files: number(text)?, percent: 0 }),
+        }
+    }
+}
+
 /// What a class means for the paths under it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClassSettings {
@@ -119,8 +178,9 @@ pub struct ClassSettings {
     /// How long a file that was emptied is held and looked at again before that spreads; nothing:
     /// not held.
     pub emptied_hold: Option<Duration>,
-    /// Deletes by one origin that pass without being held for approval; nothing: any number.
-    pub delete_budget: Option<u64>,
+    /// Deletions made on one node that pass in ten minutes; more are held for approval. Nothing: any
+    /// number passes.
+    pub delete_budget: Option<DeleteBudget>,
     /// Whether snapshots take it.
     pub snapshot: bool,
 }
@@ -142,12 +202,18 @@ impl ClassSettings {
             Class::Precious | Class::Normal => (Some(WEEK), None),
             _ => (None, None),
         };
+        let delete_budget = match class {
+            Class::Config => Some(DeleteBudget { files: 0, percent: 0 }),
+            Class::Precious => Some(DeleteBudget { files: 50, percent: 1 }),
+            Class::Normal => Some(DeleteBudget { files: 1000, percent: 20 }),
+            _ => None,
+        };
         Self {
             settle,
             keep_losers: !matches!(class, Class::Derived),
             trash,
             emptied_hold,
-            delete_budget: None,
+            delete_budget,
             snapshot: !matches!(class, Class::Flag | Class::Derived | Class::Local),
         }
     }

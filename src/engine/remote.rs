@@ -231,6 +231,11 @@ impl Engine {
         if want.waits != Waits::Listed {
             want.waits = Waits::Nothing;
         }
+        if want.restores && considered.ours.as_ref() == Some(&want.record) {
+            let record = want.record.clone();
+            self.take_back(considered, record);
+            return;
+        }
         match reconcile(considered.ours.as_ref(), &want.record) {
             Verdict::Keep => self.finish(now, &path),
             Verdict::Learn(version) => {
@@ -244,6 +249,16 @@ impl Engine {
                 self.take(now, considered, record, keep_ours);
             }
         }
+    }
+
+    /// Our own record is made anew where nothing is.
+    fn take_back(&mut self, considered: Considered, record: Record) {
+        let path = considered.path;
+        if let Some((content, size)) = self.missing_content(&path, &record, None) {
+            self.fetch(&path, content, size);
+            return;
+        }
+        self.apply(path, record, None, false);
     }
 
     fn store_taken(&mut self, now: Now, record: Record) {

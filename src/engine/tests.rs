@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::clock::Now;
 use super::{
-    Announced, ClassTable, Considered, Engine, Hint, HintKind, Input, Outcome, Output, Policy,
-    Seen, Setup,
+    Announced, Class, ClassTable, Considered, Engine, Hint, HintKind, Input, Outcome, Output,
+    Policy, Seen, Setup,
 };
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, Meta, Mtime, NodeId, Record, RelPath, Sequence, Signature,
@@ -15,13 +15,15 @@ use crate::model::{
 const PEER: NodeId = NodeId(2);
 
 /// An engine, and the records that it believes to have.
-struct Story {
-    engine: Engine,
-    now: Now,
-    records: Vec<Record>,
+pub(super) struct Story {
+    pub engine: Engine,
+    pub now: Now,
+    pub records: Vec<Record>,
+    /// Paths whose content is at another path, too.
+    pub elsewhere: Vec<RelPath>,
 }
 
-fn path(text: &str) -> RelPath {
+pub(super) fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
 }
 
@@ -29,28 +31,38 @@ fn version(counter: u64, before: Option<&Version>) -> Version {
     Version::edit(Stamp { counter, node: PEER }, before)
 }
 
-fn live(text: &str, kind: Kind, counter: u64) -> Record {
+pub(super) fn live(text: &str, kind: Kind, counter: u64) -> Record {
     let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() };
     let entry = Some(Entry { kind, meta });
     Record { path: path(text), entry, version: version(counter, None) }
 }
 
-fn file(text: &str, counter: u64) -> Record {
+pub(super) fn file(text: &str, counter: u64) -> Record {
     let kind = Kind::File { size: 1, content: ContentId::of(b"x"), sparse: false, group: None };
     live(text, kind, counter)
 }
 
+fn words(classes: &[Class]) -> String {
+    classes.iter().map(|class| class.name()).collect::<Vec<_>>().join(" ")
+}
+
 impl Story {
-    fn new(records: Vec<Record>) -> Self {
+    pub(super) fn new(records: Vec<Record>) -> Self {
+        Self::with(records, Policy::new(Vec::new(), ClassTable::default()).unwrap(), Vec::new())
+    }
+
+    pub(super) fn with(records: Vec<Record>, policy: Policy, held_classes: Vec<Class>) -> Self {
         let setup = Setup {
             node: NodeId(1),
-            policy: Arc::new(Policy::new(Vec::new(), ClassTable::default()).unwrap()),
+            policy: Arc::new(policy),
             keeps_owners: true,
             joining: false,
             last_counter: 0,
+            held_classes,
         };
         let now = Now { monotonic_ms: 0, wall_ns: 0 };
-        let mut story = Self { engine: Engine::new(setup), now, records };
+        let (engine, elsewhere) = (Engine::new(setup), Vec::new());
+        let mut story = Self { engine, now, records, elsewhere };
         story.tell(Input::PeerUp { peer: PEER, cursors: Vec::new(), anew: true });
         story
     }
@@ -61,7 +73,7 @@ impl Story {
 
     /// Tells the engine what happened, answers what it asks of the index, and gives the rest of
     /// what follows, as "apply d" or "list d".
-    fn tell(&mut self, input: Input) -> Vec<String> {
+    pub(super) fn tell(&mut self, input: Input) -> Vec<String> {
         self.engine.handle(self.now, input);
         let mut said = Vec::new();
         while let Some(output) = self.engine.poll_output() {
@@ -75,6 +87,8 @@ impl Story {
                     let considered = Considered { path, ours, parent_live: true, children };
                     self.engine.handle(self.now, Input::Considered(Box::new(considered)));
                 }
+                Output::Fetch { path, .. } => said.push(format!("fetch {path}")),
+                Output::Guard(classes) => said.push(format!("guard {}", words(&classes))),
                 Output::List(dir) => said.push(format!("list {dir}")),
                 Output::Read { path, .. } => said.push(format!("read {path}")),
                 Output::Store { record, .. } => {
@@ -82,6 +96,13 @@ impl Story {
                     said.push(format!("{what} {}", record.path));
                     self.records.retain(|known| known.path != record.path);
                     self.records.push(record);
+                }
+                Output::Sweep(dir) => {
+                    let live = self.records.iter().filter(|r| r.is_live());
+                    let below = live.filter(|r| r.path.is_below(&dir)).map(|r| r.path.clone());
+                    for path in below.collect::<Vec<_>>() {
+                        self.engine.handle(self.now, Input::Swept(path));
+                    }
                 }
                 _ => {}
             }
@@ -97,7 +118,7 @@ impl Story {
         self.announced(Lane::Normal, sequence, after, theirs)
     }
 
-    fn announced(
+    pub(super) fn announced(
         &mut self,
         lane: Lane,
         sequence: u64,
@@ -115,12 +136,12 @@ impl Story {
         })))
     }
 
-    fn applied(&mut self, text: &str, outcome: Outcome) -> Vec<String> {
+    pub(super) fn applied(&mut self, text: &str, outcome: Outcome) -> Vec<String> {
         self.tell(Input::Applied { path: path(text), outcome })
     }
 
     /// The file is as our record says, but for its signature.
-    fn seen_same(&mut self, text: &str) -> Vec<String> {
+    pub(super) fn seen_same(&mut self, text: &str) -> Vec<String> {
         let ours = self.ours(&path(text)).unwrap();
         let mtime = Mtime::default();
         let signature =
@@ -129,18 +150,23 @@ impl Story {
         self.seen(text, Found::Entry { signature, entry, content: None })
     }
 
-    fn seen(&mut self, text: &str, found: Found) -> Vec<String> {
+    pub(super) fn seen(&mut self, text: &str, found: Found) -> Vec<String> {
         self.tell(Input::Seen(Box::new(Seen {
             path: path(text),
             found,
             ours: self.ours(&path(text)),
             parent_live: true,
-            has_children: false,
+            has_children: self
+                .records
+                .iter()
+                .any(|record| record.is_live() && record.path.is_below(&path(text))),
             group: None,
+            elsewhere: self.elsewhere.contains(&path(text)),
+            files: self.records.iter().filter(|r| r.is_live() && !r.is_dir()).count() as u64,
         })))
     }
 
-    fn pass(&mut self, ms: u64) -> Vec<String> {
+    pub(super) fn pass(&mut self, ms: u64) -> Vec<String> {
         self.now.monotonic_ms += ms;
         self.tell(Input::Tick)
     }

@@ -19,6 +19,8 @@ pub(super) struct Want {
     pub refused_open: u32,
     /// A directory that shall go was listed, and what is in it is none of ours.
     pub holds_unmirrored: bool,
+    /// Nobody announced it: it is our own record, to be made anew where it went from the disk.
+    pub restores: bool,
 }
 
 /// Where the content of a wanted file is.
@@ -88,6 +90,7 @@ impl Want {
             waits: Waits::Nothing,
             refused_open: 0,
             holds_unmirrored: false,
+            restores: false,
         }
     }
 
@@ -129,6 +132,7 @@ impl Want {
         self.content = Content::Absent;
         self.retry_ms = 0;
         self.attempts = 0;
+        self.restores = false;
     }
 
     /// A peer that holds just this version; nothing if every peer has to be told of it, because it

@@ -24,13 +24,17 @@ impl Engine {
     #[must_use]
     pub fn path_status(&self, path: &RelPath) -> PathStatus {
         let slot = self.slots.get(path);
+        let held = || {
+            let text = "deleted here; the deletion is held: see `trefoil status`";
+            self.guard.holds(path).then(|| text.to_owned())
+        };
         let due = |slot: &Slot| match (&slot.dirty, &slot.want) {
             (Some(dirty), _) => Some(dirty.due_ms),
             (None, Some(want)) => Some(want.retry_ms).filter(|&at| at > 0),
             (None, None) => None,
         };
         PathStatus {
-            doing: slot.map(Slot::describe),
+            doing: slot.map(Slot::describe).or_else(held),
             due_ms: slot.and_then(due),
             problem: self.problems.get(path).cloned(),
         }

@@ -127,6 +127,7 @@ impl Index {
         db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_MAX).map_err(sqlite)?;
         db.pragma_update(None, "cache_size", -16_384).map_err(sqlite)?;
         let made = schema::prepare(&db, path, new)?;
+        db.execute_batch(schema::ADDED).map_err(sqlite)?;
         // Has SQLite make the log, which is synced by a handle of our own.
         db.execute("UPDATE state SET head = head", ()).map_err(sqlite)?;
         let wal = wal_of(path);

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Index, IndexError, reading, signed, unsigned};
+use crate::engine::Class;
 use crate::engine::fingerprint::Fingerprint;
 use crate::model::{Incarnation, Lane, Sequence};
 
@@ -42,6 +43,11 @@ CREATE TABLE state (
   head INTEGER NOT NULL, last_counter INTEGER NOT NULL,
   files INTEGER NOT NULL, bytes INTEGER NOT NULL,
   fingerprint BLOB NOT NULL, versions BLOB NOT NULL) STRICT;
+";
+
+/// What a later release added, and an earlier one does without.
+pub(super) const ADDED: &str = "
+CREATE TABLE IF NOT EXISTS guard (class INTEGER PRIMARY KEY) STRICT;
 ";
 
 /// Makes the tables if the file is new. Says whether it was.
@@ -143,6 +149,31 @@ impl Index {
             Ok((Incarnation(unsigned(life)), Sequence(unsigned(head))))
         };
         self.db.query_row(sql, (), read).optional().map_err(reading)
+    }
+
+    /// The classes whose deletions are held.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn held_classes(&self) -> Result<Vec<Class>, IndexError> {
+        let mut statement = self.db.prepare_cached("SELECT class FROM guard").map_err(reading)?;
+        let numbers = statement.query_map((), |row| row.get(0)).map_err(reading)?;
+        let numbers: Vec<u8> = numbers.collect::<Result<_, _>>().map_err(reading)?;
+        let known = |number| Class::ALL.into_iter().find(|class| class.number() == number);
+        Ok(numbers.into_iter().filter_map(known).collect())
+    }
+
+    /// Notes the classes whose deletions are held; permanent with the open transaction.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn set_held_classes(&mut self, classes: &[Class]) -> Result<(), IndexError> {
+        self.begin()?;
+        self.execute("write", "DELETE FROM guard", ())?;
+        for class in classes {
+            self.execute("write", "INSERT INTO guard VALUES (?1)", [class.number()])?;
+        }
+        Ok(())
     }
 
     /// Whether the first scan of this index has ended: what is found later is an edit.

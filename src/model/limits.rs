@@ -52,5 +52,8 @@ pub const SHELF_BYTES_MAX: usize = 64 << 20;
 /// Bytes read or sent at a time of a large file.
 pub const CONTENT_BUFFER_BYTES: usize = 256 << 10;
 
+/// Held deletions remembered per mount; more are found again by listing it.
+pub const HELD_MAX: usize = 16_384;
+
 /// Problems listed per mount; more are counted only.
 pub const PROBLEMS_MAX: usize = 1000;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use trefoil::engine::fingerprint::Fingerprint;
 use trefoil::engine::{Class, Policy};
-use trefoil::model::{Incarnation, Lane, NodeId, Record, RelPath, Sequence, Signature};
+use trefoil::model::{Entry, Incarnation, Lane, NodeId, Record, RelPath, Sequence, Signature};
 
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -37,6 +37,8 @@ pub struct Index {
     pub head: Sequence,
     /// The highest counter of any stamp.
     pub last_counter: u64,
+    /// Classes whose deletions are held.
+    pub held_classes: Vec<Class>,
     pub versions: Fingerprint,
     pub entries: Fingerprint,
     batch: Vec<Undo>,
@@ -56,6 +58,7 @@ impl Index {
             cursors: BTreeMap::new(),
             head: Sequence(0),
             last_counter: 0,
+            held_classes: Vec::new(),
             versions: Fingerprint::default(),
             entries: Fingerprint::default(),
             batch: Vec::new(),
@@ -76,6 +79,23 @@ impl Index {
     pub fn live_below<'a>(&'a self, dir: &'a RelPath) -> impl Iterator<Item = &'a Row> {
         let rows = self.rows.values();
         rows.filter(move |row| row.record.is_live() && row.record.path.is_below(dir))
+    }
+
+    /// Live files and links.
+    pub fn files(&self) -> u64 {
+        let file = |row: &&Row| row.record.is_live() && !row.record.is_dir();
+        self.rows.values().filter(file).count() as u64
+    }
+
+    /// Whether another path has the content of this record, or it has none.
+    pub fn is_elsewhere(&self, ours: &Record) -> bool {
+        let content = |record: &Record| record.entry.as_ref().and_then(Entry::content);
+        let Some((id, size)) = content(ours) else { return false };
+        let same = |row: &Row| {
+            row.record.path != ours.path
+                && content(&row.record).is_some_and(|(other, _)| other == id)
+        };
+        size == 0 || self.rows.values().any(same)
     }
 
     /// Says where the row was.

@@ -173,7 +173,10 @@ impl World {
                 .find_map(|row| row.record.entry.as_ref().and_then(Entry::group)),
             _ => None,
         };
-        Seen { path, found, ours, parent_live, has_children, group }
+        let gone = ours.as_ref().filter(|_| found == Found::Absent);
+        let elsewhere = gone.is_some_and(|ours| index.is_elsewhere(ours));
+        let files = index.files();
+        Seen { path, found, ours, parent_live, has_children, group, elsewhere, files }
     }
 
     /// Compares a listing with the index: new, changed and missing paths are hinted.
@@ -215,6 +218,7 @@ impl World {
                     let known = row.and_then(|row| row.signature).filter(|s| !s.racy);
                     self.hand_out(at, Task::Read { path, even_if_open, known });
                 }
+                Output::Guard(classes) => self.nodes[at].index.held_classes = classes,
                 Output::List(dir) => self.hand_out(at, Task::List(dir)),
                 Output::Sweep(dir) => {
                     let live = self.nodes[at].index.live_below(&dir);

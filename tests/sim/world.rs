@@ -173,7 +173,9 @@ fn policy() -> Policy {
         ("*.loc", Class::Local),
     ];
     let rules = rules.map(|(text, class)| (Pattern::parse(text).expect("a pattern"), class));
-    Policy::new(rules.to_vec(), ClassTable::default()).expect("a policy")
+    let mut classes = ClassTable::default();
+    Class::ALL.into_iter().for_each(|class| classes.get_mut(class).delete_budget = None);
+    Policy::new(rules.to_vec(), classes).expect("a policy")
 }
 
 impl World {
@@ -327,7 +329,10 @@ impl World {
         let node = &mut self.nodes[at];
         node.powered = true;
         let (node_id, last_counter) = (node.author, node.index.last_counter);
-        let setup = Setup { node: node_id, policy, keeps_owners: true, joining, last_counter };
+        let held_classes = node.index.held_classes.clone();
+        let keeps_owners = true;
+        let setup =
+            Setup { node: node_id, policy, keeps_owners, joining, last_counter, held_classes };
         node.engine = Some(Engine::new(setup));
         node.life += 1;
         node.scanning = true;

@@ -397,12 +397,12 @@ fn the_configuration_is_explained() {
 
     what a class means
       CLASS     SETTLE        CONFLICT     TRASH  EMPTIED HOLD  DELETE BUDGET
-      config    50ms          keep         7d     5s            off
+      config    50ms          keep         7d     5s            0
       flag      50ms          keep         1d     off           100
       barrier   50ms          keep         off    off           off
       release   200ms         keep         off    off           off
-      precious  1s            keep         7d     off           off
-      normal    1s            keep         7d     off           off
+      precious  1s            keep         7d     off           50 or 1%
+      normal    1s            keep         7d     off           1000 or 20%
       derived   1s            last-writer  off    off           off
       local     not mirrored
     ");

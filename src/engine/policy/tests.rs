@@ -110,6 +110,19 @@ fn what_can_match_nothing_is_not_a_pattern() {
 }
 
 #[test]
+fn budgets_parse_and_print() {
+    for (text, of_1000) in [("0", 0), ("50", 50), ("1%", 10), ("5 or 1%", 10), ("50 or 1%", 50)] {
+        let budget: DeleteBudget = text.parse().unwrap();
+        assert_eq!((text.to_owned(), of_1000), (budget.to_string(), budget.of(1000)));
+        assert_eq!(text == "0", budget.is_nothing());
+    }
+    for bad in ["", "-1", "+1", "1 %", "101%", "1% or 50", "off", "50 or ", "99999999999999999999"]
+    {
+        assert_eq!(Err(UnknownBudget), bad.parse::<DeleteBudget>(), "{bad:?}");
+    }
+}
+
+#[test]
 fn class_names_parse_and_print() {
     for class in Class::ALL {
         assert_eq!(Ok(class), class.to_string().parse());

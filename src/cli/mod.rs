@@ -3,12 +3,14 @@
 //! One file a subcommand, each with its arguments and its `run`. Data goes to stdout, everything
 //! else to stderr, and only `output` prints. Nothing here decides about files.
 
+mod approve;
 mod cluster;
 pub mod compare;
 mod config;
 mod conflicts;
 mod daemon;
 mod demo;
+mod deploy;
 mod failure;
 mod init;
 mod invite;
@@ -81,6 +83,9 @@ enum Command {
     Status(status::StatusArgs),
     Wait(wait::WaitArgs),
     Conflicts(conflicts::ConflictsArgs),
+    Approve(approve::ApproveArgs),
+    Revert(approve::RevertArgs),
+    Deploy(deploy::DeployArgs),
     Mark(mark::MarkArgs),
     Pause(pause::PauseArgs),
     Resume(resume::ResumeArgs),
@@ -117,6 +122,9 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(args, &config, output),
         Command::Wait(args) => wait::run(args, &config, output),
         Command::Conflicts(args) => conflicts::run(args, &config, output),
+        Command::Approve(args) => approve::approve(args, &config, output),
+        Command::Revert(args) => approve::revert(args, &config, output),
+        Command::Deploy(args) => deploy::run(args, &config, output),
         Command::Mark(args) => mark::run(args, &config, output),
         Command::Pause(args) => pause::run(args, &config, output),
         Command::Resume(args) => resume::run(args, &config, output),

@@ -8,7 +8,9 @@ use super::{
     output::Table,
     words::{age, count, or_dash, plural, seconds, size, until},
 };
-use crate::control::types::{MountState, MountStatus, NodeStatus, PeerStatus, StatusReply};
+use crate::control::types::{
+    GuardKind, MountState, MountStatus, NodeStatus, PeerStatus, StatusReply,
+};
 
 /// Characters of a fingerprint that are shown: enough to see that two are equal.
 const FINGERPRINT_CHARS: usize = 12;
@@ -28,7 +30,7 @@ pub(super) fn render(status: &StatusReply, now: Timestamp) -> String {
         status.cluster_id,
     ));
     let sections =
-        [nodes(&status.nodes, now), mounts(&status.mounts), problems(&status.mounts, now)];
+        [nodes(&status.nodes, now), mounts(&status.mounts, now), problems(&status.mounts, now)];
     let sections: Vec<String> = sections.into_iter().filter(|table| !table.is_empty()).collect();
     text.push_str(&sections.join("\n"));
     text
@@ -67,7 +69,11 @@ fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
         return steps;
     }
     for guard in &status.guards {
-        steps.push(format!("mount {} is held: {}; {}", guard.mount, guard.reason, guard.hint));
+        let is = match guard.kind {
+            GuardKind::Deletions => "",
+            GuardKind::Mount => " is held",
+        };
+        steps.push(format!("mount {}{is}: {}; {}", guard.mount, guard.reason, guard.hint));
     }
     for node in status.nodes.iter().filter(|node| !node.up) {
         let since = node.since.map_or_else(String::new, |then| format!(" for {}", age(now, then)));
@@ -155,7 +161,7 @@ fn nodes(nodes: &[NodeStatus], now: Timestamp) -> String {
     table.render("")
 }
 
-fn mounts(mounts: &[MountStatus]) -> String {
+fn mounts(mounts: &[MountStatus], now: Timestamp) -> String {
     let mut peers: Vec<&str> =
         mounts.iter().flat_map(|m| &m.peers).map(|peer| peer.name.as_str()).collect();
     peers.sort_unstable();
@@ -180,6 +186,13 @@ fn mounts(mounts: &[MountStatus]) -> String {
         table.row(cells);
     }
     let mut text = table.render("");
+    for mount in mounts {
+        if let Some(until) = mount.deploying_until {
+            let left = self::until(now, until);
+            let name = &mount.name;
+            text.push_str(&format!("mount {name}: a deployment; no deletion is held for {left}\n"));
+        }
+    }
     for mount in mounts.iter().filter(|m| m.overflows > 0 || m.missed_events > 0) {
         text.push_str(&format!(
             "mount {}: events lost by the kernel: {}, changes that only a scan found: {}\n",

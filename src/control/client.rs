@@ -21,9 +21,9 @@ use tokio::net::UnixStream;
 use super::{
     refusal::RefusalBody,
     types::{
-        ConflictStatus, MarkReply, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply,
-        RestoreReply, StatusReply, VerifyProgress, VerifyReply, VerifyRequest, WaitReply,
-        WaitRequest, WhyReply, WhyRequest,
+        ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Nothing,
+        Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress,
+        VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
     },
 };
 
@@ -177,6 +177,35 @@ impl Client {
     /// [`ClientError`]
     pub async fn resume(&self, mount: &str) -> Result<(), ClientError> {
         self.post(&format!("/v1/mounts/{}/resume", escape(mount))).await.map(|Nothing {}| ())
+    }
+
+    /// The deletions that are held in a mount.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn held(&self, mount: &str) -> Result<HeldReply, ClientError> {
+        let target = format!("/v1/mounts/{}/held", escape(mount));
+        self.call(Method::GET, &target, &(), Some(QUICK)).await
+    }
+
+    /// Lets them through, or brings back what was deleted.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn decide_held(&self, mount: &str, word: HeldWord) -> Result<HeldReply, ClientError> {
+        let word = match word {
+            HeldWord::Approve => "approve",
+            HeldWord::Revert => "revert",
+        };
+        self.post(&format!("/v1/mounts/{}/{word}", escape(mount))).await
+    }
+
+    /// Begins or ends a deployment.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn deploy(&self, request: &DeployRequest) -> Result<DeployReply, ClientError> {
+        self.call(Method::POST, "/v1/deploy", request, Some(QUICK)).await
     }
 
     /// Makes the marker of a mount that was added to the configuration.

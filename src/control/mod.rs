@@ -15,12 +15,16 @@
 //! | `GET /v1/conflicts/ID/content` | [`Daemon::conflict_content`] |
 //! | `POST /v1/conflicts/ID/restore`, `…/discard` | [`Daemon::restore`], [`Daemon::discard`] |
 //! | `POST /v1/mounts/NAME/pause`, `…/resume` | [`Daemon::pause`], [`Daemon::resume`] |
+//! | `GET /v1/mounts/NAME/held` | [`Daemon::held`] |
+//! | `POST /v1/mounts/NAME/approve`, `…/revert` | [`Daemon::decide_held`] |
+//! | `POST /v1/deploy` | [`Daemon::deploy`] |
 //! | `POST /v1/mounts/NAME/mark` | [`Daemon::mark`] |
 //! | `POST /v1/nodes/NAME/remove` | [`Daemon::remove`] |
 //! | `POST /v1/reload` | [`Daemon::reload`] |
 
 mod body;
 mod client;
+mod guard;
 mod refusal;
 mod routes;
 mod server;
@@ -35,8 +39,9 @@ use std::{future::Future, io::Read};
 pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
-    ConflictStatus, MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, StatusReply,
-    VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
+    ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Refusal,
+    ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress, VerifyReply,
+    VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -78,6 +83,22 @@ pub trait Daemon: Send + Sync + 'static {
 
     /// Starts a paused mount.
     fn resume(&self, mount: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// The deletions that are held in a mount.
+    fn held(&self, mount: &str) -> impl Future<Output = Result<HeldReply, Refusal>> + Send;
+
+    /// Lets them through, or brings back what was deleted. Says what was held.
+    fn decide_held(
+        &self,
+        mount: &str,
+        word: HeldWord,
+    ) -> impl Future<Output = Result<HeldReply, Refusal>> + Send;
+
+    /// Begins or ends a time in which nothing is held.
+    fn deploy(
+        &self,
+        request: DeployRequest,
+    ) -> impl Future<Output = Result<DeployReply, Refusal>> + Send;
 
     /// Makes the marker of a mount that was added to the configuration.
     fn mark(&self, mount: &str) -> impl Future<Output = Result<MarkReply, Refusal>> + Send;

@@ -16,7 +16,7 @@ use super::{
     Daemon, body,
     refusal::RefusalBody,
     server::REQUEST_BYTES_MAX,
-    types::{Nothing, Refusal, RefusalKind},
+    types::{HeldWord, Nothing, Refusal, RefusalKind},
 };
 
 type Reply<T> = Result<Json<T>, Refusal>;
@@ -35,6 +35,10 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
         .route("/v1/conflicts/{id}/discard", post(discard::<D>))
         .route("/v1/mounts/{name}/pause", post(pause::<D>))
         .route("/v1/mounts/{name}/resume", post(resume::<D>))
+        .route("/v1/mounts/{name}/held", get(held::<D>))
+        .route("/v1/mounts/{name}/approve", post(approve::<D>))
+        .route("/v1/mounts/{name}/revert", post(revert::<D>))
+        .route("/v1/deploy", post(deploy::<D>))
         .route("/v1/mounts/{name}/mark", post(mark::<D>))
         .route("/v1/nodes/{name}/remove", post(remove::<D>))
         .route("/v1/reload", post(reload::<D>));
@@ -142,6 +146,31 @@ async fn resume<D: Daemon>(
     Path(name): Path<String>,
 ) -> impl IntoResponse {
     done(daemon.resume(&name)).await
+}
+
+async fn held<D: Daemon>(
+    State(daemon): State<Arc<D>>,
+    Path(name): Path<String>,
+) -> impl IntoResponse {
+    reply(daemon.held(&name)).await
+}
+
+async fn approve<D: Daemon>(
+    State(daemon): State<Arc<D>>,
+    Path(name): Path<String>,
+) -> impl IntoResponse {
+    reply(daemon.decide_held(&name, HeldWord::Approve)).await
+}
+
+async fn revert<D: Daemon>(
+    State(daemon): State<Arc<D>>,
+    Path(name): Path<String>,
+) -> impl IntoResponse {
+    reply(daemon.decide_held(&name, HeldWord::Revert)).await
+}
+
+async fn deploy<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
+    reply(daemon.deploy(parse(body)?)).await
 }
 
 async fn mark<D: Daemon>(

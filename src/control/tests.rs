@@ -102,6 +102,18 @@ impl Daemon for Echo {
         refuse(mount)
     }
 
+    async fn held(&self, mount: &str) -> Result<HeldReply, Refusal> {
+        refuse(mount)
+    }
+
+    async fn decide_held(&self, mount: &str, word: HeldWord) -> Result<HeldReply, Refusal> {
+        refuse(&format!("{mount} {word:?}"))
+    }
+
+    async fn deploy(&self, request: DeployRequest) -> Result<DeployReply, Refusal> {
+        Ok(DeployReply { mounts: request.mounts, until: None })
+    }
+
     async fn mark(&self, mount: &str) -> Result<MarkReply, Refusal> {
         refuse(mount)
     }
@@ -149,6 +161,12 @@ fn calls_arrive_with_what_they_say_and_answers_come_back() {
         assert_eq!("a/b %\u{fc}", client.remove("a/b %\u{fc}").await.unwrap().name);
         assert_eq!("..", client.restore("..").await.unwrap().mount);
         client.reload().await.unwrap();
+        for (word, told) in [(HeldWord::Approve, "Approve"), (HeldWord::Revert, "Revert")] {
+            let error = client.decide_held("var", word).await.unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        let request = DeployRequest { mounts: vec!["var".to_owned()], for_ms: 0 };
+        assert_eq!(request.mounts, client.deploy(&request).await.unwrap().mounts);
     });
 }
 

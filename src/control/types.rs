@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr, time::SystemTime};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::{Deserialize, Serialize};
 
+pub use super::guard::{DeployReply, DeployRequest, GuardKind, HeldReply, HeldStatus, HeldWord};
 pub use super::refusal::{Refusal, RefusalKind};
 pub use super::why::{WhyNode, WhyRecord, WhyReply, WhyRequest};
 
@@ -134,6 +135,12 @@ pub struct MountStatus {
     pub overflows: u64,
     /// Changes that a scan found and the watcher had missed, since the start.
     pub missed_events: u64,
+    /// Deletions made here that are held; nothing, if none is.
+    #[serde(default)]
+    pub held: Option<HeldStatus>,
+    /// Until when nothing is held, because a deployment goes on.
+    #[serde(default)]
+    pub deploying_until: Option<Timestamp>,
 }
 
 /// How a mount is on another node, as last heard.
@@ -168,11 +175,13 @@ pub struct ProblemStatus {
     pub next_retry: Option<Timestamp>,
 }
 
-/// A halt that waits for a person.
+/// What waits for a person.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct GuardStatus {
-    /// Which mount is halted.
+    /// Which mount.
     pub mount: String,
+    /// Whether all of it waits, or deletions made on this node alone.
+    pub kind: GuardKind,
     /// Why.
     pub reason: String,
     /// What to do.

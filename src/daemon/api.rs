@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -15,15 +15,16 @@ use super::ask::{Question, nodes};
 use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
-use super::{ActorHandle, RELEASE, Shared, conflicts, mark, verify, why};
+use super::{ActorHandle, RELEASE, Shared, conflicts, guards, mark, verify, why};
 use crate::config::{self, Config};
 use crate::control::types::{
-    ConflictStatus, GuardStatus, MarkReply, MountState, MountStatus, NodeStatus, Refusal,
-    RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress, VerifyReply,
-    VerifyRequest, WaitMount, WaitReply, WaitRequest, WhyReply, WhyRequest, timestamp,
+    ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HeldReply, HeldWord,
+    MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply, RemoveReply,
+    RestoreReply, StatusReply, VerifyProgress, VerifyReply, VerifyRequest, WaitMount, WaitReply,
+    WaitRequest, WhyReply, WhyRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
-use crate::model::RelPath;
+use crate::model::{RelPath, limits};
 use crate::net::REMOVED_REASON;
 
 /// How long `status` waits for a mount that is busy.
@@ -123,6 +124,8 @@ impl Api {
             problem_count: 0,
             overflows: 0,
             missed_events: 0,
+            held: None,
+            deploying_until: None,
         };
         let Some(actor) = self.shared.actor(&mount.name) else {
             let halt = self.shared.halt(&mount.name).unwrap_or_else(Halt::opening);
@@ -224,13 +227,18 @@ impl Daemon for Api {
     async fn status(&self) -> StatusReply {
         let config = self.config();
         let mut mounts = Vec::new();
-        let mut guards = Vec::new();
+        let mut halts = Vec::new();
         for mount in &config.mounts {
             let (status, halted) = self.mount_status(mount).await;
-            guards.extend(halted.map(|Halt { reason, hint }| GuardStatus {
+            halts.extend(halted.map(|Halt { reason, hint }| GuardStatus {
                 mount: mount.name.clone(),
+                kind: GuardKind::Mount,
                 reason,
                 hint,
+            }));
+            halts.extend(status.held.as_ref().map(|held| {
+                let (reason, hint) = guards::told(&mount.name, held);
+                GuardStatus { mount: mount.name.clone(), kind: GuardKind::Deletions, reason, hint }
             }));
             mounts.push(status);
         }
@@ -254,7 +262,7 @@ impl Daemon for Api {
             nodes,
             mounts,
             conflicts: conflicts.map_or(0, |list| list.len() as u64),
-            guards,
+            guards: halts,
         }
     }
 
@@ -332,6 +340,35 @@ impl Daemon for Api {
 
     async fn resume(&self, mount: &str) -> Result<(), Refusal> {
         self.set_paused(mount, false).await
+    }
+
+    async fn held(&self, mount: &str) -> Result<HeldReply, Refusal> {
+        let actor = self.mount(mount)?;
+        let question = |reply| Question::Held(limits::HELD_MAX, reply);
+        Ok(HeldReply { held: Self::ask(&actor, question).await? })
+    }
+
+    async fn decide_held(&self, mount: &str, word: HeldWord) -> Result<HeldReply, Refusal> {
+        let actor = self.mount(mount)?;
+        let held = Self::ask(&actor, |reply| Question::Decide(word, reply)).await?;
+        Ok(HeldReply { held })
+    }
+
+    async fn deploy(&self, request: DeployRequest) -> Result<DeployReply, Refusal> {
+        let DeployRequest { mounts: only, for_ms } = request;
+        let names = only.iter().map(|name| Some(name.as_str()));
+        let asked: Vec<_> = if only.is_empty() { vec![None] } else { names.collect() };
+        let mut mounts = Vec::new();
+        // All that are named exist, or nothing is done.
+        for name in asked {
+            mounts.extend(self.mounts(name)?);
+        }
+        for (_, actor) in &mounts {
+            Self::ask(actor, |reply| Question::Deploy { for_ms, reply }).await?;
+        }
+        let end = SystemTime::now().checked_add(Duration::from_millis(for_ms));
+        let until = end.filter(|_| for_ms > 0).map(timestamp);
+        Ok(DeployReply { mounts: mounts.into_iter().map(|(name, _)| name).collect(), until })
     }
 
     async fn mark(&self, name: &str) -> Result<MarkReply, Refusal> {

@@ -9,7 +9,8 @@ use super::halt::Halt;
 use super::wait::{Nodes, Reply};
 use super::why::Doing;
 use crate::control::types::{
-    self, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount, timestamp,
+    self, HeldStatus, HeldWord, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount,
+    timestamp,
 };
 use crate::engine::fingerprint::Fingerprint;
 use crate::engine::{Input, Policy};
@@ -31,6 +32,12 @@ const LAG_MAX: usize = 1_000_000;
 /// What can be asked.
 #[derive(Debug)]
 pub(super) enum Question {
+    /// Let what is held through, or bring it back; what was held.
+    Decide(HeldWord, Reply<Option<HeldStatus>>),
+    /// Hold nothing for so many milliseconds.
+    Deploy { for_ms: u64, reply: Reply<()> },
+    /// What is held, with at most so many paths.
+    Held(usize, Reply<Option<HeldStatus>>),
     /// Stop or go on, and keep it so.
     Pause(bool, Reply<()>),
     /// Classes mean something else now.
@@ -70,6 +77,9 @@ impl Actor {
     /// Answers.
     pub(super) fn ask(&mut self, question: Question) -> Result<(), IndexError> {
         match question {
+            Question::Decide(word, reply) => drop(reply.send(self.decide_held(word)?)),
+            Question::Deploy { for_ms, reply } => drop(reply.send(self.deploy(for_ms)?)),
+            Question::Held(paths_max, reply) => drop(reply.send(self.held(paths_max))),
             Question::Pause(paused, reply) => {
                 self.paused = paused;
                 self.stop_or_go();
@@ -138,7 +148,8 @@ impl Actor {
             peers.push(self.peer_status(id, names.get(&id), totals.fingerprint)?);
         }
         peers.sort_by(|a, b| a.name.cmp(&b.name));
-        let healthy = self.halted.is_none() && !self.paused && self.scanned;
+        let held = self.held_shortly();
+        let healthy = self.halted.is_none() && !self.paused && self.scanned && held.is_none();
         let in_sync = healthy && peers.iter().all(|peer| peer.equal == Some(true));
         Ok(MountStatus {
             name: self.place.name.clone(),
@@ -159,6 +170,8 @@ impl Actor {
             problem_count: problem_count as u64,
             overflows: stats.map_or(0, |stats| stats.overflows),
             missed_events: self.missed_events,
+            held,
+            deploying_until: self.deploying_until().map(timestamp),
         })
     }
 
@@ -221,6 +234,7 @@ impl Peer {
             _ if self.out.is_none() => {
                 Some("not open there: is it configured and marked?".to_owned())
             }
+            Some(state) if state.held > 0 => Some("deletions made there are held".to_owned()),
             Some(state) if !state.halted.is_empty() => {
                 Some(format!("stopped there: {}", state.halted))
             }

@@ -12,6 +12,7 @@ mod conflicts;
 mod deep;
 mod fetch;
 mod greet;
+mod guards;
 mod halt;
 mod handler;
 mod mailbox;

@@ -328,6 +328,7 @@ impl Actor {
             problems: self.engine.problem_count() as u64,
             links: self.peers.keys().copied().collect(),
             halted: self.stopped_because(),
+            held: self.engine.held(0).map_or(0, |held| held.count.max(1) as u64),
         }
     }
 }

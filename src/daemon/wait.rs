@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::actor::{Actor, Event};
+use super::guards::told;
 use crate::control::types::{WaitMount, WaitNode};
 use crate::disk::watch::Watcher;
 use crate::index::IndexError;
@@ -106,7 +107,8 @@ impl Actor {
         let members = self.shared.other_members();
         let mut waiters = std::mem::take(&mut self.waiters);
         for waiter in &mut waiters {
-            if matches!(waiter.stage, Stage::Reading) && self.engine.is_read() && self.scanned {
+            let read = self.engine.is_read() && self.engine.held(0).is_none();
+            if matches!(waiter.stage, Stage::Reading) && read && self.scanned {
                 waiter.stage = Stage::Sending(self.index.head());
             }
             let late = Instant::now() >= waiter.until;
@@ -143,6 +145,7 @@ impl Actor {
         match &self.halted {
             Some(halt) => format!("the mount is halted: {}", halt.reason),
             None if self.paused => "the mount is paused".to_owned(),
+            None if let Some(held) = self.held_shortly() => told(&self.place.name, &held).0,
             None => format!("{} changed paths are not read yet", self.engine.pending().0),
         }
     }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::clock::Now;
 use super::policy::{Class, DeleteBudget};
+use super::slot::Slot;
 use super::want::Want;
 use super::{Engine, Output, Seen};
 use crate::model::{Record, RelPath, limits};
@@ -166,11 +167,13 @@ impl Engine {
         let class = self.class(&seen.path);
         let guard = &mut self.guard;
         let tripped = guard.tripped.contains(&class);
+        if ours.is_dir() {
+            // There is nothing in it to lose.
+            return Ruling::Delete;
+        }
         match guard.word {
             Some((Word::Approved, _)) if tripped => return Ruling::Delete,
-            Some((Word::Reverted, _)) if tripped || guard.holds(&seen.path) => {
-                return Ruling::Restore;
-            }
+            Some((Word::Reverted, _)) if tripped => return Ruling::Restore,
             _ => {}
         }
         let Some(budget) = self.setup.policy.settings(class).delete_budget else {
@@ -186,7 +189,7 @@ impl Engine {
         if tripped {
             return Ruling::Hold;
         }
-        if ours.is_dir() || guard.spend(now, class, budget, seen.files) {
+        if guard.spend(now, class, budget, seen.files) {
             return Ruling::Delete;
         }
         guard.tripped.insert(class);
@@ -196,8 +199,9 @@ impl Engine {
 
     /// Whether a person said that a directory that is gone, with what is in it, shall come back.
     pub(super) fn comes_back(&self, dir: &RelPath) -> bool {
-        let word = self.guard.word;
-        word.is_some_and(|(word, all)| word == Word::Reverted && (all || self.guard.holds(dir)))
+        let is_coming = |slot: &Slot| slot.want.as_deref().is_some_and(|want| want.restores);
+        let said = |(word, all)| word == Word::Reverted && (all || self.guard.holds(dir));
+        self.guard.word.is_some_and(said) || self.slots.get(dir).is_some_and(is_coming)
     }
 
     /// Whether nothing but what is held keeps a directory from going.
@@ -224,9 +228,9 @@ impl Engine {
         }
     }
 
-    /// What was held here comes back: it is made anew, as it was.
-    pub(super) fn restore(&mut self, ours: &Record) {
-        self.guard.forget(&ours.path);
+    /// What was held here comes back: it is made anew, as it was, and held until then.
+    pub(super) fn restore(&mut self, now: Now, ours: &Record, open: bool) {
+        self.hold(now, &ours.path, open);
         let slot = self.slots.entry(ours.path.clone()).or_default();
         if slot.want.is_none() {
             let want = Want::new(ours.clone(), BTreeMap::new());

@@ -97,7 +97,7 @@ impl Engine {
             return;
         };
         if seen.has_children && self.comes_back(&seen.path) {
-            self.restore(ours);
+            self.restore(now, ours, true);
         } else if seen.has_children {
             self.sweep_first(now, &seen.path, dirty);
         } else if let Some(record) = self.adopted_deletion(ours) {
@@ -107,7 +107,7 @@ impl Engine {
             match self.rule(now, seen, ours) {
                 Ruling::Delete => self.store_deletion(now, ours),
                 Ruling::Hold => self.hold(now, &seen.path, false),
-                Ruling::Restore => self.restore(ours),
+                Ruling::Restore => self.restore(now, ours, false),
             }
         }
     }

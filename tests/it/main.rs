@@ -10,6 +10,7 @@ mod cluster;
 mod cluster_life;
 mod commands;
 mod demo;
+mod guards;
 mod mirror;
 mod mounts;
 mod steps;

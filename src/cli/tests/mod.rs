@@ -11,9 +11,9 @@ use super::*;
 use crate::{
     config::Surroundings,
     control::types::{
-        ConflictStatus, Difference, GuardStatus, MountState, MountStatus, NodeStatus, PeerStatus,
-        ProblemStatus, StatusReply, VerifyMount, VerifyNode, VerifyReply, WaitMount, WaitNode,
-        WaitNodes, WaitReply,
+        ConflictStatus, Difference, GuardKind, GuardStatus, MountState, MountStatus, NodeStatus,
+        PeerStatus, ProblemStatus, StatusReply, VerifyMount, VerifyNode, VerifyReply, WaitMount,
+        WaitNode, WaitNodes, WaitReply,
     },
 };
 
@@ -68,6 +68,8 @@ fn mount(name: &str) -> MountStatus {
         problem_count: 0,
         overflows: 0,
         missed_events: 0,
+        held: None,
+        deploying_until: None,
     }
 }
 
@@ -175,6 +177,7 @@ fn a_status_with_trouble_says_what_to_do() {
     status.conflicts = 2;
     status.guards.push(GuardStatus {
         mount: "media".to_owned(),
+        kind: GuardKind::Mount,
         reason: "the root is not the directory it was".to_owned(),
         hint: "mount the right file system at /srv/media".to_owned(),
     });

@@ -2,7 +2,7 @@
 
 use crate::engine::tests::{Story, file, live, path};
 use crate::engine::{Class, ClassTable, DeleteBudget, Hint, HintKind, Input, Outcome, Policy};
-use crate::model::{ContentId, Found, Kind, Lane, Record, Version};
+use crate::model::{ContentId, Found, Kind, Lane, Mtime, Record, Signature, Version};
 
 /// A mount of `normal` files with this budget, or any number.
 fn story(budget: &str, records: Vec<Record>) -> Story {
@@ -106,17 +106,24 @@ fn what_was_reverted_comes_back_as_it_was() {
     let mut said = story.all_gone(said);
     said.sort();
     assert_eq!(["apply d", "fetch d/f", "fetch f0"], *said);
-    story.applied("d", Outcome::Done(None));
+    story.applied("d", made());
     for text in ["d/f", "f0"] {
         let (path, content) = (path(text), ContentId::of(b"x"));
         let said = story.tell(Input::Fetched { path, content, result: Ok(()) });
         assert_eq!([format!("apply {text}")], *said);
-        assert_eq!([format!("keep {text}")], *story.applied(text, Outcome::Done(None)));
+        assert_eq!([format!("keep {text}")], *story.applied(text, made()));
     }
     assert_eq!(["guard "], *story.pass(0));
     story.records.sort_by(|a, b| b.path.cmp(&a.path));
     records.sort_by(|a, b| b.path.cmp(&a.path));
     assert_eq!(records, story.records, "the same versions: nobody has anything to decide");
+}
+
+/// Something is there now.
+fn made() -> Outcome {
+    let mtime = Mtime::default();
+    let (inode, size, mode, links, racy) = (1, 1, 0, 1, false);
+    Outcome::Done(Some(Signature { inode, size, mode, mtime, ctime: mtime, links, racy }))
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub struct MountState {
     pub links: Vec<NodeId>,
     /// Why the mount is halted; empty if it is not.
     pub halted: String,
+    /// Deletions made at the sender that it has told nobody.
+    pub held: u64,
 }
 
 /// What is durable at the sender, of the receiver's index.
@@ -186,6 +188,8 @@ struct MountStateBytes {
     links: Vec<u64>,
     #[prost(string, tag = "10")]
     halted: String,
+    #[prost(uint64, tag = "11")]
+    held: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -339,6 +343,7 @@ impl From<&MountState> for MountStateBytes {
             problems: state.problems,
             links: state.links.iter().take(limits::NODES_MAX).map(|n| n.0).collect(),
             halted: clip(&state.halted),
+            held: state.held,
         }
     }
 }
@@ -361,6 +366,7 @@ impl TryFrom<MountStateBytes> for MountState {
             problems: bytes.problems,
             links: bytes.links.into_iter().map(node).collect::<Result<_, _>>()?,
             halted: text(bytes.halted, "halt reason")?,
+            held: bytes.held,
         })
     }
 }

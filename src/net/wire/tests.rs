@@ -63,6 +63,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
                     problems,
                     links: links.into_iter().map(NodeId).collect(),
                     halted,
+                    held: pending / 2,
                 }))
             }
         ),

@@ -15,6 +15,9 @@ use crate::control::types::{
 /// Characters of a fingerprint that are shown: enough to see that two are equal.
 const FINGERPRINT_CHARS: usize = 12;
 
+/// With fewer days than this left, a certificate was not renewed for two years, or a clock is wrong.
+const CERTIFICATE_DAYS_MIN: i64 = 60;
+
 /// The whole status.
 pub(super) fn render(status: &StatusReply, now: Timestamp) -> String {
     let mut text = headline(status);
@@ -80,6 +83,7 @@ fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
         let why = node.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         steps.push(format!("node {} is down{since}{why}", node.name));
     }
+    steps.extend(status.nodes.iter().filter_map(certificate_step));
     for mount in &status.mounts {
         if !status.guards.iter().any(|guard| guard.mount == mount.name) {
             steps.extend(mount_step(mount));
@@ -97,6 +101,20 @@ fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
         steps.push(format!("{number} {noun} kept; see `trefoil conflicts list`"));
     }
     steps
+}
+
+/// What to do about a certificate that its node should have renewed long ago.
+fn certificate_step(node: &NodeStatus) -> Option<String> {
+    let days = node.certificate_days.filter(|days| *days < CERTIFICATE_DAYS_MIN)?;
+    let ends = match days {
+        ..0 => "has ended".to_owned(),
+        days => format!("ends in {}", plural(usize::try_from(days).unwrap_or(0), "day")),
+    };
+    Some(format!(
+        "the certificate of node {} {ends}: restart its daemon, which renews it; if it is right \
+         there, a clock is wrong",
+        node.name
+    ))
 }
 
 /// Why one mount is not in sync, if nothing above says it.
@@ -146,7 +164,8 @@ fn not_compared(peer: &PeerStatus) -> String {
 }
 
 fn nodes(nodes: &[NodeStatus], now: Timestamp) -> String {
-    let mut table = Table::new(["NODE", "STATE", "SINCE", "ROUND TRIP", "RELEASE", "ADDRESS"]);
+    let mut table =
+        Table::new(["NODE", "STATE", "SINCE", "ROUND TRIP", "RELEASE", "CERTIFICATE", "ADDRESS"]);
     for node in nodes {
         let name = if node.this { format!("{} (this)", node.name) } else { node.name.clone() };
         table.row([
@@ -155,6 +174,7 @@ fn nodes(nodes: &[NodeStatus], now: Timestamp) -> String {
             or_dash(node.since.map(|then| age(now, then))),
             or_dash(node.round_trip_ms.map(|ms| format!("{ms:.1} ms"))),
             or_dash(node.release.as_deref()),
+            or_dash(node.certificate_days.map(|days| format!("{days} d"))),
             or_dash(node.address.as_deref()),
         ]);
     }

@@ -70,6 +70,9 @@ pub struct NodeStatus {
     pub address: Option<String>,
     /// Why it is down.
     pub error: Option<String>,
+    /// Whole days until its certificate ends, negative afterwards; none for a node that was not
+    /// linked since this daemon started. Nodes renew theirs each month, for 800 days.
+    pub certificate_days: Option<i64>,
 }
 
 /// What a mount is doing, in one word.

@@ -151,6 +151,7 @@ impl Api {
             release: Some(RELEASE.to_owned()),
             address: shared.net.get().map(|net| net.address().to_string()),
             error: None,
+            certificate_days: shared.net.get().map(|net| days_left(net.certificate_ends_secs())),
         };
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let peers = shared.net.get().map(crate::net::Net::peers).unwrap_or_default();
@@ -166,6 +167,7 @@ impl Api {
                 release: some(peer.release),
                 address: peer.address.map(|address| address.to_string()),
                 error: some(peer.last_error).filter(|_| !peer.up),
+                certificate_days: peer.certificate_ends_secs.map(days_left),
             })
             .collect();
         others.sort_by(|a, b| a.name.cmp(&b.name));
@@ -203,6 +205,12 @@ impl Api {
         })?;
         Self::ask(&actor, |reply| Question::Pause(paused, reply)).await
     }
+}
+
+/// Whole days from now until then, rounded down; negative if it is over.
+fn days_left(ends_secs: u64) -> i64 {
+    let ends_secs = i64::try_from(ends_secs).unwrap_or(i64::MAX);
+    (ends_secs - timestamp(SystemTime::now()).as_second()).div_euclid(24 * 60 * 60)
 }
 
 fn no_mount(config: &Config, name: &str) -> Refusal {

@@ -110,6 +110,8 @@ pub struct PeerStatus {
     pub address: Option<SocketAddr>,
     /// Why it is not linked, or was not the last time; may be empty.
     pub last_error: String,
+    /// When its certificate ends, in seconds since 1970, as last seen or told.
+    pub certificate_ends_secs: Option<u64>,
     /// UDP payload sent to it, in bytes, since this node started.
     pub bytes_sent: u64,
     /// UDP payload received from it, in bytes, since this node started.

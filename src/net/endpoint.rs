@@ -72,9 +72,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nodes that join at a time.
 pub(super) const JOINS_MAX: usize = 8;
 
-/// How often a node gives itself a new certificate; a twelfth of how long one is valid.
-const RENEW_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
 /// How long it is waited before a failed endpoint is set up again, at first and at most.
 const REBUILD_DELAY: Duration = Duration::from_millis(50);
 const REBUILD_DELAY_MAX: Duration = Duration::from_secs(5);
@@ -87,6 +84,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Port {
     pub(super) endpoint: Endpoint,
     pub(super) client: ClientConfig,
+    /// The kernel is handed several packets at a time.
+    pub(super) offload: bool,
 }
 
 /// Why there is no endpoint.
@@ -111,11 +110,15 @@ impl Port {
         let config = endpoint_config(identity);
         let socket = bind(listen)?;
         let endpoint = Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
-        Ok(Self { endpoint, client })
+        Ok(Self { endpoint, client, offload })
     }
 }
 
-fn configs(identity: &Identity, offload: bool) -> Result<(ServerConfig, ClientConfig), PortError> {
+/// How connections are accepted and made with this identity.
+pub(super) fn configs(
+    identity: &Identity,
+    offload: bool,
+) -> Result<(ServerConfig, ClientConfig), PortError> {
     let transport = Arc::new(transport(offload));
     let mut server = ServerConfig::with_crypto(tls::server(identity)?);
     server.transport_config(transport.clone());
@@ -231,14 +234,11 @@ pub(super) async fn supervise(
     mut port: Port,
     listen: SocketAddr,
 ) -> Option<Port> {
-    let mut offload = true;
     loop {
-        match serve(shared, &mut port, offload).await {
+        match serve(shared, &port).await {
             End::Stopped => return Some(port),
             End::Failed => error!(%listen, "the UDP endpoint failed and is opened again"),
         }
-        // Segmentation offload that a network card only pretends to have is a known cause.
-        offload = false;
         shared.port.send_replace(None);
         drop(port);
         port = match reopen(shared, listen).await {
@@ -264,6 +264,7 @@ async fn reopen(shared: &Shared, listen: SocketAddr) -> Option<Port> {
             () = tokio::time::sleep(delay) => {}
             () = stopped(&mut stop) => return None,
         }
+        // Segmentation offload that a network card only pretends to have is a known cause.
         let opened = Port::open(&*shared.identity.lock().await, listen, false);
         match opened {
             Ok(port) => return Some(port),
@@ -276,12 +277,10 @@ async fn reopen(shared: &Shared, listen: SocketAddr) -> Option<Port> {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, port: &mut Port, offload: bool) -> End {
+async fn serve(shared: &Arc<Shared>, port: &Port) -> End {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let mut stop = shared.stop.clone();
     let mut tasks = JoinSet::new();
-    let mut renewal = tokio::time::interval(RENEW_INTERVAL);
-    renewal.reset();
     loop {
         tokio::select! {
             () = stopped(&mut stop) => return End::Stopped,
@@ -305,27 +304,6 @@ async fn serve(shared: &Arc<Shared>, port: &mut Port, offload: bool) -> End {
                 None => return End::Failed,
             },
             Some(_) = tasks.join_next() => {}
-            _ = renewal.tick() => renew(shared, port, offload).await,
-        }
-    }
-}
-
-/// Goes on with a certificate that is valid from now.
-async fn renew(shared: &Shared, port: &mut Port, offload: bool) {
-    let mut identity = shared.identity.lock().await;
-    let renewed = identity
-        .renew(&shared.state)
-        .map_err(PortError::from)
-        .and_then(|()| configs(&identity, offload));
-    match renewed {
-        Ok((server, client)) => {
-            port.endpoint.set_server_config(Some(server));
-            port.client = client;
-            shared.port.send_replace(Some(port.clone()));
-            info!("renewed the node's certificate");
-        }
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "cannot renew the certificate");
         }
     }
 }

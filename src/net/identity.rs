@@ -8,30 +8,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, DistinguishedName, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 
+use super::certificate::{self, pem};
 use super::files;
 use super::members::{ClusterId, Member, MemberState, Members};
 use super::roster::{self, RosterError};
 use crate::model::NodeId;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long before it is made a certificate is valid, for nodes whose clocks are behind.
-const SKEW: Duration = DAY.saturating_mul(30);
-
-/// How long a node's certificate is valid; the node renews it at each start and every month.
-const NODE_VALIDITY: Duration = DAY.saturating_mul(365);
-
-/// How long the cluster's certificate is valid.
-const CA_VALIDITY: Duration = DAY.saturating_mul(20 * 365);
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +62,11 @@ struct NodeFile {
 impl Identity {
     /// A new cluster's first node.
     fn found(cluster: ClusterId, id: NodeId) -> Result<Self, IdentityError> {
+        let now_secs = files::now_secs();
         let ca_key = KeyPair::generate()?;
-        let mut params = params(&format!("trefoil cluster {cluster}"), CA_VALIDITY);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca_certificate = params.self_signed(&ca_key)?.der().clone();
+        let ca_certificate = certificate::authority(cluster, &ca_key, now_secs)?;
         let key = KeyPair::generate()?;
-        let certificate = issue(&ca_certificate, &ca_key, id, &key)?;
+        let certificate = certificate::issue(&ca_certificate, &ca_key, id, &key, now_secs)?;
         Ok(Self { id, cluster, ca_certificate, ca_key, certificate, key })
     }
 
@@ -141,8 +125,10 @@ impl Identity {
     }
 
     /// Gives this node a certificate that is valid from now on, and saves it if that is possible.
-    pub(super) fn renew(&mut self, state: &Path) -> Result<(), IdentityError> {
-        self.certificate = issue(&self.ca_certificate, &self.ca_key, self.id, &self.key)?;
+    pub(super) fn renew(&mut self, state: &Path, now_secs: u64) -> Result<(), IdentityError> {
+        let (ca_certificate, ca_key) = (&self.ca_certificate, &self.ca_key);
+        self.certificate =
+            certificate::issue(ca_certificate, ca_key, self.id, &self.key, now_secs)?;
         let path = folder(state).join("node.pem");
         if let Err(error) = files::save(&path, pem(&self.certificate).as_bytes()) {
             // The one in memory serves as well; the next start makes another.
@@ -154,7 +140,14 @@ impl Identity {
     /// A certificate for a node that proved to hold the key in `request` (PKCS #10, DER).
     pub(super) fn enrol(&self, id: NodeId, request: &[u8]) -> Result<Vec<u8>, IdentityError> {
         let request = CertificateSigningRequestParams::from_der(&request.into())?;
-        Ok(issue(&self.ca_certificate, &self.ca_key, id, &request.public_key)?.to_vec())
+        let (ca_certificate, ca_key) = (&self.ca_certificate, &self.ca_key);
+        let (key, now_secs) = (&request.public_key, files::now_secs());
+        Ok(certificate::issue(ca_certificate, ca_key, id, key, now_secs)?.to_vec())
+    }
+
+    /// When the node's certificate ends, in seconds since 1970.
+    pub(super) fn ends_secs(&self) -> u64 {
+        certificate::read(&self.certificate).map_or(0, |reading| reading.ends_secs)
     }
 
     /// The key for QUIC's stateless resets: survives restarts, and is nobody else's.
@@ -178,12 +171,7 @@ pub(super) fn signing_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
 /// Hash of the key in a signing request whose signature is right.
 pub(super) fn requested_key(request: &[u8]) -> Result<[u8; 32], rcgen::Error> {
     let request = CertificateSigningRequestParams::from_der(&request.into())?;
-    Ok(*blake3::hash(request.public_key.der_bytes()).as_bytes())
-}
-
-/// The DNS name that a node's certificate is for.
-pub(super) fn dns_name(id: NodeId) -> String {
-    format!("{id}.node.trefoil")
+    Ok(certificate::key_hash(&request.public_key))
 }
 
 /// Whether the state folder has an identity.
@@ -272,39 +260,4 @@ pub(super) fn random_id() -> io::Result<NodeId> {
 
 fn folder(state: &Path) -> PathBuf {
     state.join("identity")
-}
-
-fn params(name: &str, validity: Duration) -> CertificateParams {
-    let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(files::now_secs());
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = now - SKEW;
-    params.not_after = now + validity;
-    params
-}
-
-fn issue(
-    ca_certificate: &CertificateDer<'_>,
-    ca_key: &KeyPair,
-    id: NodeId,
-    key: &impl PublicKeyData,
-) -> Result<CertificateDer<'static>, IdentityError> {
-    let name = dns_name(id);
-    let mut params = params(&name, NODE_VALIDITY);
-    params.subject_alt_names = CertificateParams::new([name])?.subject_alt_names;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_der(ca_certificate, ca_key)?;
-    Ok(params.signed_by(key, &issuer)?.der().clone())
-}
-
-/// A certificate in the text form of RFC 7468.
-fn pem(certificate: &CertificateDer<'_>) -> String {
-    let body = data_encoding::BASE64.encode(certificate);
-    let lines: Vec<&str> =
-        (0..body.len()).step_by(64).map(|at| &body[at..body.len().min(at + 64)]).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }

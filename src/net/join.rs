@@ -12,8 +12,9 @@ use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime};
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
+use super::certificate::dns_name;
 use super::endpoint::{bind, transport};
-use super::identity::{Identity, dns_name, is_initialised, signing_request};
+use super::identity::{Identity, is_initialised, signing_request};
 use super::members::Members;
 use super::roster::{self, RosterError};
 use super::stream::{StreamError, expect_frame, write_frame};

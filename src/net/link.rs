@@ -313,6 +313,7 @@ async fn write_control(
 ) -> StreamError {
     let mut members = shared.roster.watch();
     members.mark_changed();
+    let mut certificate = shared.certificate_ends_secs.subscribe();
     let mut leave = pin!(leave);
     loop {
         let message = tokio::select! {
@@ -325,6 +326,9 @@ async fn write_control(
                 }
                 Err(_) => return StreamError::Closed,
             },
+            Ok(()) = certificate.changed() => {
+                ControlMessage::Certificate(*certificate.borrow_and_update())
+            }
             message = messages.recv() => match message {
                 Some(message) => message,
                 None => return StreamError::Closed,
@@ -372,6 +376,9 @@ async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream
                 if merged.await.is_err() {
                     return StreamError::Closed;
                 }
+            }
+            Ok(Some(ControlMessage::Certificate(ends_secs))) => {
+                shared.certificate_renewed(peer, ends_secs);
             }
             Ok(Some(ControlMessage::Bye(code))) => return StreamError::Farewell(code.into()),
             Ok(Some(message)) => shared.handler.event(NetEvent::Control { peer, message }).await,

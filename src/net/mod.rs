@@ -7,6 +7,7 @@
 //! bounded, every length from outside checked first. `docs/protocol.md` has the bytes.
 
 mod api;
+mod certificate;
 mod close;
 mod endpoint;
 mod enrol;
@@ -18,6 +19,7 @@ mod lanes;
 mod link;
 pub mod members;
 mod peer;
+mod renew;
 mod requests;
 mod roster;
 mod service;

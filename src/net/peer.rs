@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::certificate::dns_name;
 use super::endpoint::Port;
-use super::identity::dns_name;
 use super::service::Shared;
 use super::{close, link};
 use crate::model::NodeId;

@@ -16,13 +16,13 @@ use tracing::{debug, info, warn};
 
 use super::api::{AnyHandler, Handler, NetConfig, NetEvent, PeerStatus};
 use super::endpoint::{self, JOINS_MAX, Port, PortError};
-use super::files;
 use super::identity::{Identity, IdentityError};
 use super::link::LinkHandle;
 use super::members::{MOUNTS_MAX, Member, MemberState, Members, is_address};
 use super::peer::{self, ARRIVALS_MAX, Arrival};
 use super::roster::{Roster, RosterError};
 use super::wire::Hello;
+use super::{files, renew, tls};
 use crate::model::NodeId;
 
 /// How long stopping may take.
@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) port: watch::Sender<Option<Port>>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) joins: Semaphore,
+    /// When this node's certificate ends, in seconds since 1970.
+    pub(super) certificate_ends_secs: watch::Sender<u64>,
     started: SystemTime,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
 }
@@ -94,6 +96,7 @@ struct Peer {
     release: String,
     address: Option<SocketAddr>,
     last_error: String,
+    certificate_ends_secs: Option<u64>,
     /// Of links that ended.
     bytes_sent: u64,
     bytes_received: u64,
@@ -143,7 +146,13 @@ impl Shared {
             peer.release.clone_from(&hello.release);
             peer.address = Some(address);
             peer.last_error.clear();
+            peer.certificate_ends_secs = tls::certificate(connection).map(|c| c.ends_secs);
         });
+    }
+
+    /// Notes what a peer says of the certificate that it has now.
+    pub(super) fn certificate_renewed(&self, id: NodeId, ends_secs: u64) {
+        self.with_peer(id, |peer| peer.certificate_ends_secs = Some(ends_secs));
     }
 
     pub(super) fn link_down(&self, id: NodeId, connection: &Connection, reason: &str) {
@@ -197,6 +206,7 @@ impl Net {
         let address = port.endpoint.local_addr().map_err(|e| listen_error(e.into()))?;
         update_own_entry(&roster, identity.id, &config, address)?;
         let (stop, stopped) = watch::channel(false);
+        let ends_secs = identity.ends_secs();
         let shared = Arc::new(Shared {
             id: identity.id,
             name: config.name,
@@ -208,6 +218,7 @@ impl Net {
             port: watch::Sender::new(Some(port.clone())),
             stop: stopped,
             joins: Semaphore::new(JOINS_MAX),
+            certificate_ends_secs: watch::Sender::new(ends_secs),
             started: SystemTime::now(),
             peers: Mutex::default(),
         });
@@ -226,6 +237,12 @@ impl Net {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// When this node's certificate ends, in seconds since 1970. It is renewed long before.
+    #[must_use]
+    pub fn certificate_ends_secs(&self) -> u64 {
+        *self.shared.certificate_ends_secs.borrow()
     }
 
     /// The member list as this node knows it.
@@ -256,6 +273,7 @@ impl Net {
             release: peer.map(|p| p.release.clone()).unwrap_or_default(),
             address: peer.and_then(|p| p.address),
             last_error: peer.map(|p| p.last_error.clone()).unwrap_or_default(),
+            certificate_ends_secs: peer.and_then(|p| p.certificate_ends_secs),
             bytes_sent: sent + peer.map_or(0, |p| p.bytes_sent),
             bytes_received: received + peer.map_or(0, |p| p.bytes_received),
         }
@@ -284,6 +302,11 @@ impl Net {
     }
 
     #[cfg(test)]
+    pub(super) async fn renew_certificate(&self, now_secs: u64) {
+        renew::if_due(&self.shared, now_secs).await;
+    }
+
+    #[cfg(test)]
     pub(super) fn endpoint(&self) -> Option<quinn::Endpoint> {
         self.shared.port.borrow().as_ref().map(|port| port.endpoint.clone())
     }
@@ -309,14 +332,17 @@ impl Drop for Net {
 
 fn load(state: &Path) -> Result<(Identity, Roster), NetError> {
     let mut identity = Identity::load(state)?;
-    identity.renew(state)?;
+    identity.renew(state, files::now_secs())?;
     Ok((identity, Roster::load(state)?))
 }
 
 /// All of the network, until the node stops.
 async fn run(shared: Arc<Shared>, port: Port, address: SocketAddr) {
-    let (port, ()) =
-        tokio::join!(endpoint::supervise(&shared, port, address), supervise_peers(&shared));
+    let (port, (), ()) = tokio::join!(
+        endpoint::supervise(&shared, port, address),
+        supervise_peers(&shared),
+        renew::run(&shared)
+    );
     shared.port.send_replace(None);
     if let Some(port) = port {
         endpoint::shut(port).await;
@@ -409,6 +435,7 @@ fn set_peers(shared: &Arc<Shared>, members: &Members, tasks: &mut JoinSet<()>) {
                 release: String::new(),
                 address: None,
                 last_error: String::new(),
+                certificate_ends_secs: None,
                 bytes_sent: 0,
                 bytes_received: 0,
             }

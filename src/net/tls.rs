@@ -15,7 +15,8 @@ use rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, version::TLS13,
 };
 
-use super::identity::{Identity, dns_name};
+use super::certificate::{self, Reading, dns_name};
+use super::identity::Identity;
 use super::members::Members;
 use crate::model::NodeId;
 
@@ -141,6 +142,12 @@ impl ServerCertVerifier for PinVerifier {
 /// The protocol that was agreed on.
 pub(super) fn protocol(connection: &Connection) -> Option<Vec<u8>> {
     connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+}
+
+/// What the peer's certificate says, which TLS has verified.
+pub(super) fn certificate(connection: &Connection) -> Option<Reading> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    certificate::read(chain.first()?)
 }
 
 /// Which node of the list, active or removed, the peer's certificate is for. TLS has verified the

@@ -36,6 +36,7 @@ fn node(name: &str, this: bool) -> NodeStatus {
         release: Some("0.1.0".to_owned()),
         address: (!this).then(|| format!("{name}.internal:7440")),
         error: None,
+        certificate_days: Some(780),
     }
 }
 
@@ -96,15 +97,31 @@ fn a_status_in_sync_says_so_first() {
 
     node w1 (00000000000000w1), release 0.1.0, up 3 h, cluster c1
 
-    NODE       STATE  SINCE  ROUND TRIP  RELEASE  ADDRESS
-    w1 (this)  up     3 h    -           0.1.0    -
-    w2         up     3 h    0.4 ms      0.1.0    w2.internal:7440
-    w3         up     3 h    0.4 ms      0.1.0    w3.internal:7440
+    NODE       STATE  SINCE  ROUND TRIP  RELEASE  CERTIFICATE  ADDRESS
+    w1 (this)  up     3 h    -           0.1.0    780 d        -
+    w2         up     3 h    0.4 ms      0.1.0    780 d        w2.internal:7440
+    w3         up     3 h    0.4 ms      0.1.0    780 d        w3.internal:7440
 
     MOUNT  STATE     FILES    SIZE      PENDING  WATCH     FINGERPRINT   ON w2  ON w3
     media  watching  182 344  12.1 GiB  0        fanotify  3f2a91bc55aa  equal  equal
     var    watching  182 344  12.1 GiB  0        fanotify  3f2a91bc55aa  equal  equal
     ");
+}
+
+#[test]
+fn a_certificate_that_was_not_renewed_is_said_with_what_helps() {
+    let step = |days| {
+        let mut status = status();
+        status.nodes[1].certificate_days = days;
+        let text = status_view::render(&status, now());
+        text.lines().find(|line| line.contains("certificate of")).map(str::to_owned)
+    };
+    assert_eq!((None, None), (step(None), step(Some(60))));
+    let remedy = "restart its daemon, which renews it; if it is right there, a clock is wrong";
+    let ends = format!("  the certificate of node w2 ends in 59 days: {remedy}");
+    assert_eq!(Some(ends), step(Some(59)));
+    let over = format!("  the certificate of node w2 has ended: {remedy}");
+    assert_eq!(Some(over), step(Some(-1)));
 }
 
 #[test]
@@ -140,10 +157,10 @@ fn a_status_while_catching_up_says_how_far() {
 
     node w1 (00000000000000w1), release 0.1.0, up 3 h, cluster c1
 
-    NODE       STATE  SINCE   ROUND TRIP  RELEASE  ADDRESS
-    w1 (this)  up     3 h     -           0.1.0    -
-    w2         up     3 h     0.4 ms      0.1.0    w2.internal:7440
-    w3         DOWN   12 min  -           0.1.0    w3.internal:7440
+    NODE       STATE  SINCE   ROUND TRIP  RELEASE  CERTIFICATE  ADDRESS
+    w1 (this)  up     3 h     -           0.1.0    780 d        -
+    w2         up     3 h     0.4 ms      0.1.0    780 d        w2.internal:7440
+    w3         DOWN   12 min  -           0.1.0    780 d        w3.internal:7440
 
     MOUNT  STATE    FILES    SIZE      PENDING  WATCH     FINGERPRINT   ON w2                ON w3
     media  syncing  182 344  12.1 GiB  1 213    fanotify  3f2a91bc55aa  1 213 behind, 2.3 s  down, 7 behind, 12 min
@@ -207,10 +224,10 @@ fn a_status_with_trouble_says_what_to_do() {
 
     node w1 (00000000000000w1), release 0.1.0, up 3 h, cluster c1
 
-    NODE       STATE  SINCE  ROUND TRIP  RELEASE  ADDRESS
-    w1 (this)  up     3 h    -           0.1.0    -
-    w2         up     3 h    0.4 ms      0.1.0    w2.internal:7440
-    w3         up     3 h    0.4 ms      0.1.0    w3.internal:7440
+    NODE       STATE  SINCE  ROUND TRIP  RELEASE  CERTIFICATE  ADDRESS
+    w1 (this)  up     3 h    -           0.1.0    780 d        -
+    w2         up     3 h    0.4 ms      0.1.0    780 d        w2.internal:7440
+    w3         up     3 h    0.4 ms      0.1.0    780 d        w3.internal:7440
 
     MOUNT  STATE     FILES    SIZE      PENDING  WATCH     FINGERPRINT   ON w2         ON w3
     media  halted    182 344  12.1 GiB  0        fanotify  3f2a91bc55aa  not compared  not compared
@@ -234,8 +251,8 @@ fn a_lonely_node_is_in_sync_with_itself() {
 
     node w1 (00000000000000w1), release 0.1.0, up 3 h, cluster c1
 
-    NODE       STATE  SINCE  ROUND TRIP  RELEASE  ADDRESS
-    w1 (this)  up     3 h    -           0.1.0    -
+    NODE       STATE  SINCE  ROUND TRIP  RELEASE  CERTIFICATE  ADDRESS
+    w1 (this)  up     3 h    -           0.1.0    780 d        -
 
     MOUNT  STATE     FILES    SIZE      PENDING  WATCH     FINGERPRINT
     media  watching  182 344  12.1 GiB  0        fanotify  3f2a91bc55aa

@@ -156,7 +156,7 @@ async fn a_member_of_the_cluster_that_is_not_in_the_list_is_refused() {
     let a = Node::first("a").await;
     let mut stranger = a.home.identity();
     stranger.id = NodeId(a.id.0 ^ 1);
-    stranger.renew(&a.home.folder.path().join("nowhere")).unwrap();
+    stranger.renew(&a.home.folder.path().join("nowhere"), files::now_secs()).unwrap();
     let refused = a.connect_as(&stranger).await.unwrap();
     assert_eq!(Some(close::NOT_MEMBER), refused.closed().await);
     let twin = a.connect_as(&a.home.identity()).await.unwrap();

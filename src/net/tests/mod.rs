@@ -5,6 +5,7 @@
 mod enrol;
 mod faults;
 mod traffic;
+mod trust;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -248,7 +249,7 @@ impl Node {
     /// Connects as `identity`, without any of what follows.
     async fn connect_as(&self, identity: &Identity) -> Result<Raw, ConnectionError> {
         let port = Port::open(identity, "127.0.0.1:0".parse().unwrap(), true).unwrap();
-        let name = identity::dns_name(self.id);
+        let name = certificate::dns_name(self.id);
         let connecting = port.endpoint.connect_with(port.client, self.net.address(), &name);
         Ok(Raw { connection: connecting.unwrap().await?, endpoint: port.endpoint })
     }

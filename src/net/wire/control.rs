@@ -24,6 +24,8 @@ pub enum ControlMessage {
     /// The sender leaves, and this is its last message: the receiver closes the connection.
     /// Carries the code that the sender would have closed with.
     Bye(u32),
+    /// The sender renewed its certificate, and when that one ends, in seconds since 1970.
+    Certificate(u64),
 }
 
 /// Who speaks and which protocols it can.
@@ -102,7 +104,7 @@ pub struct Ack {
 
 #[derive(Clone, PartialEq, Message)]
 struct ControlBytes {
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7")]
     kind: Option<ControlKind>,
 }
 
@@ -120,6 +122,8 @@ enum ControlKind {
     Ack(AckBytes),
     #[prost(message, tag = "6")]
     Bye(ByeBytes),
+    #[prost(message, tag = "7")]
+    Certificate(CertificateBytes),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -208,6 +212,12 @@ struct ByeBytes {
     code: u32,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct CertificateBytes {
+    #[prost(uint64, tag = "1")]
+    ends_secs: u64,
+}
+
 impl ControlMessage {
     /// The message's bytes, at most [`CONTROL_BYTES_MAX`] if its texts are valid.
     #[must_use]
@@ -219,6 +229,9 @@ impl ControlMessage {
             Self::State(state) => ControlKind::State(state.as_ref().into()),
             Self::Ack(ack) => ControlKind::Ack(ack.into()),
             Self::Bye(code) => ControlKind::Bye(ByeBytes { code: *code }),
+            Self::Certificate(ends_secs) => {
+                ControlKind::Certificate(CertificateBytes { ends_secs: *ends_secs })
+            }
         };
         ControlBytes { kind: Some(kind) }.encode_to_vec()
     }
@@ -239,6 +252,7 @@ impl ControlMessage {
             ControlKind::State(state) => Self::State(Box::new(state.try_into()?)),
             ControlKind::Ack(ack) => Self::Ack(ack.try_into()?),
             ControlKind::Bye(bye) => Self::Bye(bye.code),
+            ControlKind::Certificate(certificate) => Self::Certificate(certificate.ends_secs),
         }))
     }
 }

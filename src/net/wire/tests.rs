@@ -71,6 +71,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
             ControlMessage::Ack(Ack { mount, incarnation: Incarnation(incarnation), lanes })
         }),
         any::<u32>().prop_map(ControlMessage::Bye),
+        any::<u64>().prop_map(ControlMessage::Certificate),
     ]
 }
 
@@ -300,6 +301,7 @@ fn messages_have_the_documented_bytes() {
     let ack = Ack { mount: "v".to_owned(), incarnation: Incarnation(1), lanes };
     check_bytes("2a120a01761101000000000000001a0408021005", &ControlMessage::Ack(ack).encode());
     check_bytes("32020801", &ControlMessage::Bye(1).encode());
+    check_bytes("3a020805", &ControlMessage::Certificate(5).encode());
     let head = LaneHead { mount: "var".to_owned(), lane: Lane::Forward };
     check_bytes("0a070a037661721004", &head.encode());
     check_bytes("1007", &only_progress(7).encode());

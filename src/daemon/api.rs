@@ -30,9 +30,8 @@ use crate::net::REMOVED_REASON;
 /// How long `status` waits for a mount that is busy.
 const STATUS_WAIT: Duration = Duration::from_secs(2);
 
-/// How long `mark` waits for the mount to be opened, and how often it looks.
+/// How long `mark` waits for the mount to be opened.
 const OPEN_WAIT: Duration = Duration::from_secs(5);
-const OPEN_LOOK: Duration = Duration::from_millis(20);
 
 /// How long `verify` waits for changes that are on their way.
 const VERIFY_WAIT: Duration = Duration::from_secs(5);
@@ -62,6 +61,16 @@ impl Api {
             let error = format!("mount \"{name}\" is halted: {reason}");
             Refusal::new(RefusalKind::State, error).with_hint(hint)
         })
+    }
+
+    /// Waits until a mount is open, or cannot be for another reason than `before`.
+    async fn opened(&self, name: &str, before: Option<Halt>) {
+        let mut openings = self.shared.openings.subscribe();
+        let settled = |halt: Halt| Some(&halt) != before.as_ref() && halt != Halt::opening();
+        let open = openings.wait_for(|()| {
+            self.shared.actor(name).is_some() || self.shared.halt(name).is_some_and(settled)
+        });
+        drop(tokio::time::timeout(OPEN_WAIT, open).await);
     }
 
     /// The mounts asked for, by name.
@@ -387,13 +396,11 @@ impl Daemon for Api {
         };
         let mount = config.mount(name).ok_or_else(unknown)?;
         let (shared, marked) = (self.shared.clone(), mount.clone());
+        let before = self.shared.halt(name);
         let made = spawn_blocking(move || mark::mark(&shared, &marked)).await;
         let broken = |_| Err(Refusal::new(RefusalKind::Failed, "marking failed"));
         let made = made.unwrap_or_else(broken)?;
-        let begin = Instant::now();
-        while self.shared.actor(name).is_none() && begin.elapsed() < OPEN_WAIT {
-            tokio::time::sleep(OPEN_LOOK).await;
-        }
+        self.opened(name, before).await;
         match self.mount_status(mount).await.1 {
             Some(halt) if halt != Halt::opening() => {
                 let error = format!("mount \"{name}\" is marked, but halted: {}", halt.reason);

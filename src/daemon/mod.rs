@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     actors: RwLock<BTreeMap<String, Arc<ActorHandle>>>,
     /// Mounts that cannot be opened, and why.
     halts: RwLock<BTreeMap<String, Halt>>,
+    /// Changes when a mount was opened, or why it cannot be.
+    openings: tokio::sync::watch::Sender<()>,
     links: RwLock<BTreeMap<NodeId, Linked>>,
     members: RwLock<Arc<Members>>,
     net: OnceLock<Net>,
@@ -136,6 +138,8 @@ impl Shared {
             Some(halt) => halts.insert(name.to_owned(), halt),
             None => halts.remove(name),
         };
+        drop(halts);
+        self.openings.send_replace(());
     }
 
     fn members(&self) -> Arc<Members> {
@@ -245,6 +249,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         started: SystemTime::now(),
         actors: RwLock::default(),
         halts: RwLock::default(),
+        openings: tokio::sync::watch::Sender::default(),
         links: RwLock::default(),
         members: RwLock::new(Arc::new(members)),
         net: OnceLock::new(),

@@ -130,6 +130,7 @@ pub(super) fn open(
     let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
     actors.insert(place.name.clone(), handle);
     drop(actors);
+    shared.openings.send_replace(());
     shared.tell_links(&place.name, &inbox);
     shared.import_kept(&place.name);
     let actor = Actor {

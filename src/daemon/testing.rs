@@ -52,6 +52,7 @@ impl Fixture {
             started: SystemTime::now(),
             actors: RwLock::default(),
             halts: RwLock::default(),
+            openings: tokio::sync::watch::Sender::default(),
             links: RwLock::default(),
             members: RwLock::new(Arc::new(made.members)),
             net: OnceLock::new(),

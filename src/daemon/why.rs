@@ -52,7 +52,7 @@ pub(super) fn answer(shared: &Shared, body: &[u8]) -> Result<Vec<Vec<u8>>, Strin
     Ok(vec![encode(&doing), record.map_or_else(Vec::new, |record| record.encode())])
 }
 
-/// Asks every member.
+/// Asks every member, all at the same time.
 pub(super) async fn why(
     shared: &Arc<Shared>,
     mount: &str,
@@ -65,14 +65,18 @@ pub(super) async fn why(
         let held = ask(actor, |reply| Question::Why(path.clone(), reply)).await;
         held.map_err(|_| closing())
     });
-    let ours = ours.await;
+    let mut asked = tokio::task::JoinSet::new();
+    for id in shared.other_members() {
+        let (shared, mount, path) = (shared.clone(), mount.to_owned(), path.clone());
+        asked.spawn(async move { (id, held_by(&shared, &mount, id, &path).await) });
+    }
+    let (ours, answers) = tokio::join!(ours, asked.join_all());
     let known = ours.as_ref().ok().and_then(|(record, _)| record.clone());
     let mut nodes = vec![node(shared, called(shared.node), ours, None)];
-    let mut others = Vec::new();
-    for id in shared.other_members() {
-        let held = held_by(shared, mount, id, path).await;
-        others.push(node(shared, called(id), held, Some(known.as_ref())));
-    }
+    let mut others: Vec<_> = answers
+        .into_iter()
+        .map(|(id, held)| node(shared, called(id), held, Some(known.as_ref())))
+        .collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
     nodes.extend(others);
     nodes

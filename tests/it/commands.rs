@@ -223,6 +223,26 @@ fn why_tells_what_every_node_holds_and_what_it_waits_for() {
     says(&cluster, 1, &["why", &new], 3, &["has not heard of it"]);
 }
 
+#[test]
+fn why_waits_for_nodes_that_hang_at_the_same_time() {
+    let mut cluster = Cluster::start(&setup(4));
+    write(&cluster, 1, "file", "1");
+    cluster.wait_in_sync(SOON);
+    for n in 2..=4 {
+        cluster.node(n).signal(Signal::STOP);
+    }
+    let path = cluster.node(1).path(MOUNT).join("file").to_str().unwrap().to_owned();
+    let begin = std::time::Instant::now();
+    let said = cluster.node(1).ends(&["why", &path], 3);
+    let took = begin.elapsed();
+    for n in 2..=4 {
+        cluster.node(n).signal(Signal::CONT);
+        assert!(said.contains(&format!("n{n}")), "{said}");
+    }
+    // One after the other would take three times as long as one.
+    assert!(took < Duration::from_secs(9), "{took:?}\n{said}");
+}
+
 /// What the node at a place of the reply holds, and who made it.
 fn record_of(told: &serde_json::Value, at: usize) -> (&str, &str) {
     let record = &told["nodes"][at]["record"];

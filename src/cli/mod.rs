@@ -15,6 +15,7 @@ mod failure;
 mod init;
 mod invite;
 mod join;
+mod locate;
 mod logging;
 mod mark;
 mod output;
@@ -23,6 +24,8 @@ mod remove;
 mod resume;
 mod status;
 mod status_view;
+mod trash;
+mod trash_restore;
 mod verify;
 mod wait;
 mod why;
@@ -86,6 +89,7 @@ enum Command {
     Approve(approve::ApproveArgs),
     Revert(approve::RevertArgs),
     Deploy(deploy::DeployArgs),
+    Trash(trash::TrashArgs),
     Mark(mark::MarkArgs),
     Pause(pause::PauseArgs),
     Resume(resume::ResumeArgs),
@@ -125,6 +129,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Approve(args) => approve::approve(args, &config, output),
         Command::Revert(args) => approve::revert(args, &config, output),
         Command::Deploy(args) => deploy::run(args, &config, output),
+        Command::Trash(args) => trash::run(args, &config, output),
         Command::Mark(args) => mark::run(args, &config, output),
         Command::Pause(args) => pause::run(args, &config, output),
         Command::Resume(args) => resume::run(args, &config, output),

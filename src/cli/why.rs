@@ -1,15 +1,16 @@
 //! `trefoil why`.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
 
+use super::locate::find;
 use super::output::Table;
 use super::words::{age, size, until};
 use super::{Failure, Outcome, Output, ask};
-use crate::config::{Config, Mount};
+use crate::config::Config;
 use crate::control::types::{WhyNode, WhyRecord, WhyReply, WhyRequest};
 
 /// Tell what every node holds at a path, whose edit that is, and what it waits for.
@@ -48,31 +49,6 @@ pub(super) fn run(
     }
     let fine = reply.agreed && reply.nodes.iter().all(|node| node.problem.is_none());
     Ok(if fine { Outcome::Done } else { Outcome::Problems })
-}
-
-/// The mount that a path is in, and the path below it. The path may be gone, or be reached by links.
-fn find(path: &Path, mounts: &[Mount]) -> Result<(String, PathBuf), Failure> {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let name = absolute.file_name().map(ToOwned::to_owned).unwrap_or_default();
-    let real = absolute.parent().and_then(|dir| dir.canonicalize().ok()).map(|dir| dir.join(name));
-    for path in [Some(absolute.clone()), real].into_iter().flatten() {
-        for mount in mounts {
-            let roots = [Some(mount.path.clone()), mount.path.canonicalize().ok()];
-            let below = roots.into_iter().flatten().find_map(|root| {
-                path.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty())
-            });
-            if let Some(below) = below {
-                return Ok((mount.name.clone(), below.to_owned()));
-            }
-        }
-    }
-    let known: Vec<_> = mounts.iter().map(|mount| mount.path.display().to_string()).collect();
-    let shown = absolute.display();
-    let error = match mounts.iter().find(|mount| mount.path == absolute) {
-        Some(mount) => anyhow::anyhow!("{shown} is mount {}: name a path below it", mount.name),
-        None => anyhow::anyhow!("{shown} is not below a mount"),
-    };
-    Err(Failure::with_hint(error, format!("mounts are {}", known.join(", "))))
 }
 
 /// The reply, in words.

@@ -22,8 +22,9 @@ use super::{
     refusal::RefusalBody,
     types::{
         ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Nothing,
-        Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress,
-        VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
+        Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, TrashListReply,
+        TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply,
+        VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
     },
 };
 
@@ -121,6 +122,28 @@ impl Client {
     /// [`ClientError`]
     pub async fn why(&self, request: &WhyRequest) -> Result<WhyReply, ClientError> {
         self.call(Method::POST, "/v1/why", request, None).await
+    }
+
+    /// A part of what lies in the trash of a mount on all nodes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn trash_list(
+        &self,
+        request: &TrashListRequest,
+    ) -> Result<TrashListReply, ClientError> {
+        self.call(Method::POST, "/v1/trash/list", request, None).await
+    }
+
+    /// Puts things from the trash of one node back, however long copying takes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn trash_restore(
+        &self,
+        request: &TrashRestoreRequest,
+    ) -> Result<TrashRestoreReply, ClientError> {
+        self.call(Method::POST, "/v1/trash/restore", request, None).await
     }
 
     /// The conflict store, newest first.

@@ -11,6 +11,7 @@
 //! | `POST /v1/verify` | [`Daemon::verify`] |
 //! | `GET /v1/verify` | [`Daemon::verify_progress`] |
 //! | `POST /v1/why` | [`Daemon::why`] |
+//! | `POST /v1/trash/list`, `…/restore` | [`Daemon::trash_list`], [`Daemon::trash_restore`] |
 //! | `GET /v1/conflicts` | [`Daemon::conflicts`] |
 //! | `GET /v1/conflicts/ID/content` | [`Daemon::conflict_content`] |
 //! | `POST /v1/conflicts/ID/restore`, `…/discard` | [`Daemon::restore`], [`Daemon::discard`] |
@@ -28,6 +29,7 @@ mod guard;
 mod refusal;
 mod routes;
 mod server;
+mod trash;
 pub mod types;
 mod why;
 
@@ -40,8 +42,9 @@ pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
     ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Refusal,
-    ReloadReply, RemoveReply, RestoreReply, StatusReply, VerifyProgress, VerifyReply,
-    VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
+    ReloadReply, RemoveReply, RestoreReply, StatusReply, TrashListReply, TrashListRequest,
+    TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitReply,
+    WaitRequest, WhyReply, WhyRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -65,6 +68,18 @@ pub trait Daemon: Send + Sync + 'static {
 
     /// What every node holds at a path, and what it waits for there.
     fn why(&self, request: WhyRequest) -> impl Future<Output = Result<WhyReply, Refusal>> + Send;
+
+    /// A part of what lies in the trash of a mount on all nodes.
+    fn trash_list(
+        &self,
+        request: TrashListRequest,
+    ) -> impl Future<Output = Result<TrashListReply, Refusal>> + Send;
+
+    /// Puts things from the trash of one node back, as edits made there.
+    fn trash_restore(
+        &self,
+        request: TrashRestoreRequest,
+    ) -> impl Future<Output = Result<TrashRestoreReply, Refusal>> + Send;
 
     /// The conflict store, newest first.
     fn conflicts(&self) -> impl Future<Output = Result<Vec<ConflictStatus>, Refusal>> + Send;

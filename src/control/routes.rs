@@ -29,6 +29,8 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
         .route("/v1/wait", post(wait::<D>))
         .route("/v1/verify", post(verify::<D>).get(verify_progress::<D>))
         .route("/v1/why", post(why::<D>))
+        .route("/v1/trash/list", post(trash_list::<D>))
+        .route("/v1/trash/restore", post(trash_restore::<D>))
         .route("/v1/conflicts", get(conflicts::<D>))
         .route("/v1/conflicts/{id}/content", get(conflict_content::<D>))
         .route("/v1/conflicts/{id}/restore", post(restore::<D>))
@@ -105,6 +107,14 @@ async fn verify_progress<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoRe
 
 async fn why<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
     reply(daemon.why(parse(body)?)).await
+}
+
+async fn trash_list<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
+    reply(daemon.trash_list(parse(body)?)).await
+}
+
+async fn trash_restore<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
+    reply(daemon.trash_restore(parse(body)?)).await
 }
 
 async fn conflicts<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {

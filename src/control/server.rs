@@ -36,8 +36,8 @@ use tracing::{debug, warn};
 
 use super::{Daemon, routes};
 
-/// Bytes of a request's body.
-pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a request's body: a path of the longest kind in hexadecimal, with room.
+pub const REQUEST_BYTES_MAX: usize = 256 << 10;
 
 /// Connections served at a time; the others wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 64;

@@ -18,7 +18,8 @@ use tokio::{
 use super::{
     types::{
         ConflictStatus, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply,
-        VerifyReply, VerifyRequest, WaitNodes, WaitReply, WaitRequest, timestamp,
+        TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyReply,
+        VerifyRequest, WaitNodes, WaitReply, WaitRequest, timestamp,
     },
     *,
 };
@@ -69,6 +70,18 @@ impl Daemon for Echo {
 
     async fn why(&self, request: WhyRequest) -> Result<WhyReply, Refusal> {
         refuse(&request.mount)
+    }
+
+    async fn trash_list(&self, request: TrashListRequest) -> Result<TrashListReply, Refusal> {
+        let (items, nodes) = (Vec::new(), Vec::new());
+        Ok(TrashListReply { items, nodes, next_bytes: request.after_bytes })
+    }
+
+    async fn trash_restore(
+        &self,
+        request: TrashRestoreRequest,
+    ) -> Result<TrashRestoreReply, Refusal> {
+        refuse(&request.node)
     }
 
     async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 pub use super::guard::{DeployReply, DeployRequest, GuardKind, HeldReply, HeldStatus, HeldWord};
 pub use super::refusal::{Refusal, RefusalKind};
+pub use super::trash::{
+    TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, TrashOutcome,
+    TrashRestoreReply, TrashRestoreRequest, TrashRestored, TrashTarget,
+};
 pub use super::why::{WhyNode, WhyRecord, WhyReply, WhyRequest};
 
 /// A system time for a reply, in whole milliseconds. Outside the years -9999 to 9999: the nearest.

@@ -15,12 +15,13 @@ use super::ask::{Question, nodes};
 use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
-use super::{ActorHandle, RELEASE, Shared, conflicts, guards, mark, verify, why};
+use super::{ActorHandle, RELEASE, Shared, conflicts, guards, mark, restore, trash, verify, why};
 use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HeldReply, HeldWord,
     MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply, RemoveReply,
-    RestoreReply, StatusReply, VerifyProgress, VerifyReply, VerifyRequest, WaitMount, WaitReply,
+    RestoreReply, StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply,
+    TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitMount, WaitReply,
     WaitRequest, WhyReply, WhyRequest, timestamp,
 };
 use crate::control::{Content, Daemon};
@@ -330,6 +331,18 @@ impl Daemon for Api {
         let rule = rule.map_or_else(|| "no rule matches".to_owned(), ToString::to_string);
         let nodes = why::why(&self.shared, &request.mount, &actor, &path).await;
         Ok(why::reply(&request.mount, &path, (class.unwrap_or_default(), rule), nodes))
+    }
+
+    async fn trash_list(&self, request: TrashListRequest) -> Result<TrashListReply, Refusal> {
+        self.mount(&request.mount)?;
+        trash::list(&self.shared, request).await
+    }
+
+    async fn trash_restore(
+        &self,
+        request: TrashRestoreRequest,
+    ) -> Result<TrashRestoreReply, Refusal> {
+        restore::restore(&self.shared, request).await
     }
 
     async fn conflicts(&self) -> Result<Vec<ConflictStatus>, Refusal> {

@@ -17,9 +17,6 @@ const LOOK_AFTER: Duration = Duration::from_secs(3);
 /// How often what is old is cleared away.
 const CLEAR_EVERY: Duration = Duration::from_secs(3600);
 
-/// How long overwritten and deleted files stay in the trash.
-const TRASH_DAYS: u64 = 7;
-
 /// How long fetched content that nobody asked for again stays.
 const STAGE_FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -53,7 +50,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 
 fn clear_mount(name: &str, mount: &disk::Mount) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    match disk::expire_trash(mount, now, TRASH_DAYS) {
+    match disk::expire_trash(mount, now) {
         Ok(0) => {}
         Ok(files) => tracing::info!(mount = name, files, "trash cleared"),
         Err(error) => tracing::warn!(mount = name, error = %error, "cannot clear the trash"),

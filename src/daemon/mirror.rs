@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::actor::Actor;
-use super::conflicts;
 use super::workers::{Group, Job, Listing, Look};
+use super::{conflicts, trash};
 use crate::disk::{self, ApplyRequest, KeptId, Source};
 use crate::engine::clock::Now;
 use crate::engine::{
@@ -293,7 +293,12 @@ impl Actor {
         let source = self.source(&record, ours.as_ref())?;
         let displaced = match displaced {
             Displaced::Drop => disk::Displaced::Drop,
-            Displaced::Trash => disk::Displaced::Trash,
+            Displaced::Trash => disk::Displaced::Trash(trash::note(
+                &self.place,
+                &path,
+                ours.as_ref().map(|ours| ours.version.stamp),
+                &record,
+            )),
             Displaced::Keep => {
                 self.turn.kept = true;
                 disk::Displaced::Keep(self.announce_loser(ours.as_ref()))

@@ -21,11 +21,13 @@ mod mark;
 mod mirror;
 mod missed;
 mod open;
+mod restore;
 mod send;
 mod shelf;
 #[cfg(test)]
 mod testing;
 mod tidy;
+mod trash;
 mod verify;
 mod wait;
 mod why;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::ask::{BUCKETS, Question, Sums};
 use super::deep::{self, Reading, Replica};
 use super::wait::Nodes;
-use super::{ActorHandle, Shared, why};
+use super::{ActorHandle, Shared, restore, trash, why};
 use crate::control::types::{Difference, VerifyMount, VerifyNode};
 use crate::disk;
 use crate::engine::fingerprint::Fingerprint;
@@ -62,6 +62,8 @@ pub(super) fn answer(shared: &Shared, method: &str, body: &[u8]) -> Result<Vec<V
         deep::LINKS => return deep::answer_links(shared, body),
         deep::READ => return deep::answer(shared, body),
         why::WHY => return why::answer(shared, body),
+        trash::LIST => return trash::answer_list(shared, body),
+        trash::RESTORE => return restore::answer(shared, body),
         _ => {}
     }
     let request: Request = serde_json::from_slice(body).map_err(|_| "bad request".to_owned())?;

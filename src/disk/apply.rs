@@ -14,7 +14,7 @@ use super::mount::Mount;
 use super::place::Placer;
 use super::prepare::{Plan, prepare};
 use super::sync;
-use super::trash::KeptId;
+use super::trash::{KeptId, TrashNote};
 use crate::model::{ContentId, Entry, RelPath, Signature};
 
 /// Where the content of a target comes from.
@@ -37,8 +37,8 @@ pub enum Displaced {
     Drop,
     /// Kept under this id until the caller takes it.
     Keep(KeptId),
-    /// Moved to the trash after a second look.
-    Trash,
+    /// Moved to the trash after a second look. A removed directory is remembered there.
+    Trash(TrashNote),
 }
 
 /// One change of one path.

@@ -124,6 +124,30 @@ pub(crate) fn copy_verified(
     Ok(true)
 }
 
+/// Copies the first `size` bytes of `from`, or as many as there are, into the empty file `to`,
+/// sharing its blocks where the file system can. Gives the id and the number of what `to` holds now.
+pub(crate) fn copy_hashed(
+    mount: &Mount,
+    from: impl AsFd,
+    to: impl AsFd,
+    size: u64,
+    holes: bool,
+) -> Result<(ContentId, u64), Refused> {
+    let mut hasher = blake3::Hasher::new();
+    if CLONE.run(|| ioctl_ficlone(to.as_fd(), from.as_fd())).is_ok() {
+        let done = hash_into(mount, &mut hasher, to, u64::MAX)?;
+        return Ok((ContentId(*hasher.finalize().as_bytes()), done));
+    }
+    let mut done = 0;
+    for_each_buffer(mount, from, size, |at, bytes| {
+        hasher.update(bytes);
+        done += bytes.len() as u64;
+        write_at(to.as_fd(), at, bytes, holes)
+    })?;
+    set_size(to, done)?;
+    Ok((ContentId(*hasher.finalize().as_bytes()), done))
+}
+
 fn for_each_buffer(
     mount: &Mount,
     file: impl AsFd,

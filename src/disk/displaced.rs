@@ -20,7 +20,8 @@ use super::call::{Call, Refused};
 use super::look::{Look, Type};
 use super::mount::Mount;
 use super::sys::{Writer, writer_of};
-use super::{scan, stage, trash};
+use super::trash::{self, TrashNote};
+use super::{scan, stage};
 use crate::model::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX};
 use crate::model::{Mtime, RelPath, Signature};
 
@@ -33,14 +34,14 @@ const UNLINK: Call = Call::new("unlink.displaced", "remove a displaced file");
 const LOOKS_MAX: usize = 65_536;
 /// Stands for a path that does not fit into the name: it is in symbolic links beside it, which are
 /// as durable as a name.
-const LONG: &[u8] = b"%long";
+pub(crate) const LONG: &[u8] = b"%long";
 const SIDECAR_BYTES: usize = SYMLINK_BYTES_MAX - 1;
 
 /// What becomes of a displaced file after the second look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Drop,
-    Trash,
+    Trash(TrashNote),
     /// Only if it could not be moved at once: it is handed out like a late write.
     Keep,
 }
@@ -100,10 +101,7 @@ impl<'m> Slot<'m> {
             slot.name.extend_from_slice(&escaped);
         } else {
             slot.name.extend_from_slice(LONG);
-            for (i, piece) in path.as_bytes().chunks(SIDECAR_BYTES).enumerate() {
-                let name = sidecar(label.unique, i);
-                SIDECAR.run(|| symlinkat(piece, &mount.displaced, &*name))?;
-            }
+            note_path(&mount.displaced, label.unique, path)?;
         }
         Ok(slot)
     }
@@ -113,7 +111,7 @@ impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let gone = Look::at(&self.mount.displaced, &self.name).is_ok_and(|look| look.is_none());
         if gone && self.name.ends_with(LONG) {
-            remove_sidecars(self.mount, self.unique);
+            remove_sidecars(&self.mount.displaced, self.unique);
         }
         self.mount.in_flight().remove(&self.unique);
     }
@@ -166,7 +164,7 @@ fn judge(
     let Some(look) = Look::at(dir, name)? else {
         return Ok(None);
     };
-    let path = if path == LONG { long_path(mount, label.unique) } else { unescape(path) };
+    let path = noted_path(dir, label.unique, path);
     let Some(path) = path.and_then(|bytes| RelPath::parse(&bytes).ok()) else {
         // Without its path it can only be kept, for a person to look at.
         return Ok(None);
@@ -183,13 +181,39 @@ fn judge(
             return Ok(Some(LateWrite { path, file: file_path(mount, name) }));
         }
     }
-    if label.fate == Fate::Trash && !ours {
-        trash::put(mount, dir, name, &path, label.secs)?;
-    } else {
-        stage::remove_any(dir, name)?;
+    match label.fate {
+        Fate::Trash(note) if !ours => trash::put(mount, dir, name, &path, label.secs, &note)?,
+        _ => stage::remove_any(dir, name)?,
     }
-    remove_sidecars(mount, label.unique);
+    remove_sidecars(dir, label.unique);
     Ok(None)
+}
+
+/// What lies here on its way to the trash.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) name: Box<[u8]>,
+    pub(crate) path: RelPath,
+    pub(crate) secs: u64,
+    pub(crate) note: TrashNote,
+}
+
+/// What the second look will move to the trash, as far as nobody writes to it until then.
+pub(crate) fn waiting(mount: &Mount) -> Result<Vec<Waiting>, Refused> {
+    let dir = &mount.displaced;
+    let mut waiting = Vec::new();
+    for name in scan::names(dir, LOOKS_MAX)? {
+        let Some((label, escaped)) = Label::decode(&name) else { continue };
+        let (Fate::Trash(note), Ok(Some(look))) = (label.fate, Look::at(dir, &name)) else {
+            continue;
+        };
+        let path = noted_path(dir, label.unique, escaped);
+        let path = path.and_then(|bytes| RelPath::parse(&bytes).ok());
+        if let (Some(path), true) = (path, label.describes(&look)) {
+            waiting.push(Waiting { name, path, secs: label.secs, note });
+        }
+    }
+    Ok(waiting)
 }
 
 /// Whether somebody has it open for writing, as far as can be known.
@@ -253,10 +277,10 @@ impl Label {
     fn encode(&self) -> Vec<u8> {
         let fate = match self.fate {
             Fate::Drop => 'd',
-            Fate::Trash => 't',
+            Fate::Trash(_) => 'T',
             Fate::Keep => 'k',
         };
-        format!(
+        let mut name = format!(
             "{fate}-{:x}-{:x}-{:x}-{:x}-{:x}-{:x}-{:x}-",
             self.secs,
             self.unique,
@@ -265,25 +289,23 @@ impl Label {
             self.size,
             self.mtime.secs.cast_unsigned(),
             self.mtime.nanos
-        )
-        .into_bytes()
+        );
+        if let Fate::Trash(note) = &self.fate {
+            name.push_str(&note.encode());
+        }
+        name.into_bytes()
     }
 
     /// The label, and the escaped path behind it.
     fn decode(name: &[u8]) -> Option<(Self, &[u8])> {
         let mut fields = name.splitn(9, |&b| b == b'-');
-        let fate = match fields.next()? {
-            b"d" => Fate::Drop,
-            b"t" => Fate::Trash,
-            b"k" => Fate::Keep,
-            _ => return None,
-        };
+        let fate = *fields.next()?.first()?;
         let mut number = || {
             let digits = std::str::from_utf8(fields.next()?).ok()?;
             u64::from_str_radix(digits, 16).ok()
         };
         let label = Self {
-            fate,
+            fate: Fate::Drop,
             secs: number()?,
             unique: number()?,
             staged: number()?,
@@ -291,7 +313,19 @@ impl Label {
             size: number()?,
             mtime: Mtime { secs: number()?.cast_signed(), nanos: u32::try_from(number()?).ok()? },
         };
-        Some((label, fields.next()?))
+        let rest = fields.next()?;
+        let (fate, path) = match fate {
+            b'd' => (Fate::Drop, rest),
+            // As written before there were notes.
+            b't' => (Fate::Trash(TrashNote::unknown(label.unique)), rest),
+            b'T' => {
+                let (note, path) = TrashNote::decode(rest)?;
+                (Fate::Trash(note), path)
+            }
+            b'k' => (Fate::Keep, rest),
+            _ => return None,
+        };
+        Some((Self { fate, ..label }, path))
     }
 
     fn describes(&self, look: &Look) -> bool {
@@ -313,7 +347,7 @@ pub(crate) fn escape(path: &[u8]) -> Vec<u8> {
     escaped
 }
 
-fn unescape(escaped: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn unescape(escaped: &[u8]) -> Option<Vec<u8>> {
     let mut path = Vec::with_capacity(escaped.len());
     let mut rest = escaped;
     while let Some((&b, after)) = rest.split_first() {
@@ -337,10 +371,23 @@ fn sidecar(unique: u64, i: usize) -> Vec<u8> {
     format!("path-{unique:x}-{i}").into_bytes()
 }
 
-fn long_path(mount: &Mount, unique: u64) -> Option<Vec<u8>> {
+/// Notes a path in symbolic links in `dir`, for a name that ends with [`LONG`].
+pub(crate) fn note_path(dir: &OwnedFd, unique: u64, path: &RelPath) -> Result<(), Refused> {
+    for (i, piece) in path.as_bytes().chunks(SIDECAR_BYTES).enumerate() {
+        let name = sidecar(unique, i);
+        SIDECAR.run(|| symlinkat(piece, dir, &*name))?;
+    }
+    Ok(())
+}
+
+/// The bytes of the path that is escaped at the end of a name in `dir`, or noted beside it.
+pub(crate) fn noted_path(dir: &OwnedFd, unique: u64, escaped: &[u8]) -> Option<Vec<u8>> {
+    if escaped != LONG {
+        return unescape(escaped);
+    }
     let mut path = Vec::new();
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
-        match readlinkat(&mount.displaced, &*sidecar(unique, i), Vec::new()) {
+        match readlinkat(dir, &*sidecar(unique, i), Vec::new()) {
             Ok(piece) => path.extend_from_slice(piece.as_bytes()),
             Err(_) => break,
         }
@@ -348,9 +395,9 @@ fn long_path(mount: &Mount, unique: u64) -> Option<Vec<u8>> {
     (!path.is_empty()).then_some(path)
 }
 
-fn remove_sidecars(mount: &Mount, unique: u64) {
+pub(crate) fn remove_sidecars(dir: &OwnedFd, unique: u64) {
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
-        if unlinkat(&mount.displaced, &*sidecar(unique, i), AtFlags::empty()).is_err() {
+        if unlinkat(dir, &*sidecar(unique, i), AtFlags::empty()).is_err() {
             break;
         }
     }
@@ -377,7 +424,8 @@ fn remove_stray_sidecars(mount: &Mount, names: &[Box<[u8]>], in_flight: &BTreeSe
     }
 }
 
-fn sidecar_of(name: &[u8]) -> Option<u64> {
+/// Whose path a name notes.
+pub(crate) fn sidecar_of(name: &[u8]) -> Option<u64> {
     let rest = std::str::from_utf8(name.strip_prefix(b"path-")?).ok()?;
     u64::from_str_radix(rest.split_once('-')?.0, 16).ok()
 }
@@ -385,22 +433,41 @@ fn sidecar_of(name: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::NodeId;
 
     #[test]
     fn a_label_survives_its_name() {
-        let label = Label {
-            fate: Fate::Trash,
+        let note = TrashNote {
+            id: u64::MAX,
+            by: NodeId(7),
+            keep_secs: 7 * 24 * 3600,
+            removed: Some(false),
+        };
+        for fate in [Fate::Drop, Fate::Keep, Fate::Trash(note)] {
+            let label = Label { fate, ..label() };
+            let path = b"a-b/c%2F\n\xff";
+            let name = [label.encode(), escape(path)].concat();
+            let (decoded, escaped) = Label::decode(&name).unwrap();
+            assert_eq!(label, decoded);
+            assert_eq!(Some(path.to_vec()), unescape(escaped));
+        }
+    }
+
+    #[test]
+    fn a_label_of_an_older_release_is_read() {
+        let (label, path) = Label::decode(b"t-a-b-0-1-2-3-4-d%2Fa").unwrap();
+        assert_eq!((Fate::Trash(TrashNote::unknown(11)), &b"d%2Fa"[..]), (label.fate, path));
+    }
+
+    fn label() -> Label {
+        Label {
+            fate: Fate::Drop,
             secs: 1_700_000_000,
             unique: u64::MAX >> 1,
             staged: 12,
             inode: u64::MAX,
             size: 10 << 30,
             mtime: Mtime { secs: -1, nanos: 999_999_999 },
-        };
-        let path = b"a-b/c%2F\n\xff";
-        let name = [label.encode(), escape(path)].concat();
-        let (decoded, escaped) = Label::decode(&name).unwrap();
-        assert_eq!(label, decoded);
-        assert_eq!(Some(path.to_vec()), unescape(escaped));
+        }
     }
 }

@@ -26,6 +26,7 @@ mod sync;
 mod sys;
 mod times;
 mod trash;
+mod trashed;
 mod walk;
 pub mod watch;
 
@@ -44,7 +45,8 @@ pub use stage::{
     StageError, Staged, exists_complete, expire_stage, open_content, open_staged, stage_from_local,
 };
 pub use sync::everything as sync_everything;
-pub use trash::{KeptId, expire_trash, kept};
+pub use trash::{KeptId, TrashNote, expire_trash, kept};
+pub use trashed::{Peek, TrashPlace, Trashed, peek, peek_trashed, take_trashed, trashed};
 
 /// Name of trefoil's own directory in the root of a mount. Never mirrored.
 pub const OWN_DIR: &[u8] = b".trefoil";

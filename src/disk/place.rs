@@ -17,7 +17,7 @@ use super::look::{Look, Type};
 use super::mount::Mount;
 use super::parents::{Parent, Parents};
 use super::prepare::{Item, Plan, effective_meta};
-use super::{DiskError, OWNER_UNKNOWN, metadata, settle, stage, sync, walk};
+use super::{DiskError, OWNER_UNKNOWN, metadata, settle, stage, sync, trash, walk};
 use crate::model::{Entry, Kind, RelPath, Signature};
 
 const CREATE: Call = Call::new("rename.create", "rename to the target");
@@ -211,6 +211,11 @@ impl<'m> Placer<'m> {
         if look.is_dir() {
             self.remove_dir(&parent, name)?;
             self.parents.forget(request.path.as_bytes());
+            if let Displaced::Trash(note) = &request.displaced
+                && let Err(e) = trash::put_dir(self.mount, &request.path, &expected.0.meta, note)
+            {
+                tracing::warn!(error = &e as &dyn std::error::Error, "directory not remembered");
+            }
             return Ok(gone);
         }
         let mount = self.mount;
@@ -404,7 +409,7 @@ fn fate(policy: &Displaced) -> Fate {
     match policy {
         Displaced::Drop => Fate::Drop,
         Displaced::Keep(_) => Fate::Keep,
-        Displaced::Trash => Fate::Trash,
+        Displaced::Trash(note) => Fate::Trash(*note),
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn settle(
         Displaced::Drop if !is_file || look.links > 1 => {
             stage::remove_any(&mount.displaced, &slot.name)
         }
-        Displaced::Drop | Displaced::Trash => Ok(()),
+        Displaced::Drop | Displaced::Trash(_) => Ok(()),
     };
     if let Err(e) = moved {
         tracing::warn!(error = &e as &dyn std::error::Error, "left for a second look");

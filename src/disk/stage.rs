@@ -180,6 +180,26 @@ pub fn stage_from_local(
     Ok(true)
 }
 
+/// Copies `size` bytes of `file` into the stage, whatever they are. Gives their id, under which they
+/// are whole there, and how many they were.
+pub(crate) fn stage_any(
+    mount: &Mount,
+    file: &OwnedFd,
+    size: u64,
+    holes: bool,
+) -> Result<(ContentId, u64), Refused> {
+    let (name, staged) = create(mount)?;
+    let copied = copy::copy_hashed(mount, file, &staged, size, holes);
+    let whole = copied.and_then(|(content, bytes)| {
+        finish_whole(mount, &staged, &name, content, bytes)?;
+        Ok((content, bytes))
+    });
+    if whole.is_err() {
+        remove(mount, &name)?;
+    }
+    whole
+}
+
 /// Opens a regular file to serve its content. What is read may change while it is read: the
 /// receiver verifies it.
 ///

@@ -1,7 +1,12 @@
 //! Where displaced files stay: the trash for days, `kept/` until the conflict store takes them.
 //!
-//! In: a file in `displaced/`. Out: the same file in the trash or in `kept/`. It must never
+//! In: a file in `displaced/`. Out: the same file in the trash or in `kept/`. All that is known of
+//! it is in its name, so that neither a crash nor a lost index loses where it was. It must never
 //! replace a file that is there already.
+//!
+//! A name in `trash/DAY/`: `v2-UNIQUE-SECS-ID-BY-KEEP-WHAT-PATH`, numbers in hexadecimal, the path
+//! escaped, or `%long` and noted in symbolic links beside it. Before, it was `UNIQUE-` and the end of
+//! the path. [`super::trashed`] reads them.
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::io;
@@ -15,8 +20,8 @@ use super::call::{Call, Refused};
 use super::look::{Look, Type};
 use super::mount::Mount;
 use super::{copy, displaced, metadata, scan, stage};
-use crate::model::RelPath;
-use crate::model::limits::CONTENT_BUFFER_BYTES;
+use crate::model::limits::{CONTENT_BUFFER_BYTES, NAME_BYTES_MAX};
+use crate::model::{Meta, NodeId, RelPath};
 
 const COPY: Call = Call::new("copy.shared", "copy a file that has other names");
 const KEEP: Call = Call::new("rename.keep", "keep the displaced file");
@@ -25,9 +30,58 @@ const OPEN: Call = Call::new("open.trash", "open a day in the trash");
 const RENAME: Call = Call::new("rename.trash", "move to the trash");
 const UNLINK: Call = Call::new("unlink.trash", "remove from the trash");
 
-const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
-/// Bytes of a path in a name in the trash: the end of it, for a person.
-const NAME_PATH_BYTES_MAX: usize = 200;
+pub(crate) const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
+/// For what was put there before names said how long it stays.
+pub(crate) const KEEP_SECS: u64 = 7 * SECONDS_PER_DAY;
+pub(crate) const MARK: &[u8] = b"v2-";
+
+/// What is written down of something that goes to the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrashNote {
+    /// Names it in commands: the same on every node that displaced the same edit of a path.
+    pub id: u64,
+    /// Who replaced or removed it, as a node and its life; 0 if that is not known.
+    pub by: NodeId,
+    /// How long it stays, in seconds.
+    pub keep_secs: u64,
+    /// Whether it was removed; otherwise overwritten.
+    pub removed: Option<bool>,
+}
+
+impl TrashNote {
+    /// Of what was displaced before there were notes.
+    pub(crate) fn unknown(id: u64) -> Self {
+        Self { id, by: NodeId(0), keep_secs: KEEP_SECS, removed: None }
+    }
+
+    /// Four fields, each with a dash behind it.
+    pub(crate) fn encode(&self) -> String {
+        let what = match self.removed {
+            Some(true) => 'r',
+            Some(false) => 'o',
+            None => 'u',
+        };
+        format!("{:x}-{:x}-{:x}-{what}-", self.id, self.by.0, self.keep_secs)
+    }
+
+    /// The note, and what is behind it.
+    pub(crate) fn decode(text: &[u8]) -> Option<(Self, &[u8])> {
+        let mut fields = text.splitn(5, |&b| b == b'-');
+        let (id, by, keep_secs) =
+            (number(fields.next()?)?, number(fields.next()?)?, number(fields.next()?)?);
+        let removed = match fields.next()? {
+            b"r" => Some(true),
+            b"o" => Some(false),
+            _ => None,
+        };
+        Some((Self { id, by: NodeId(by), keep_secs, removed }, fields.next()?))
+    }
+}
+
+/// A number in hexadecimal.
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
 
 /// Names a file that is kept. Given by the caller, safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,20 +123,61 @@ pub fn kept(mount: &Mount) -> io::Result<Vec<(KeptId, PathBuf)>> {
     Ok(ids.into_iter().map(|id| (id.clone(), folder.join(id.as_str()))).collect())
 }
 
-/// Removes what went to the trash more than `days` days before `now_unix_s`; how many files.
+/// Removes what was in the trash for as long as its name says, at `now_unix_s`; how many files.
 ///
 /// # Errors
 /// What the operating system refused; the rest stays.
-pub fn expire_trash(mount: &Mount, now_unix_s: u64, days: u64) -> io::Result<u64> {
-    let oldest = (now_unix_s / SECONDS_PER_DAY).saturating_sub(days);
+pub fn expire_trash(mount: &Mount, now_unix_s: u64) -> io::Result<u64> {
     let mut removed = 0;
     for day in scan::names(&mount.trash, usize::MAX).map_err(|e| e.source)? {
         let number = std::str::from_utf8(&day).ok().and_then(|d| d.parse::<u64>().ok());
-        if number.is_none_or(|number| number >= oldest) {
-            continue;
+        if let Some(number) = number {
+            removed += expire_day(mount, &day, number, now_unix_s).map_err(|e| e.source)?;
         }
-        removed += remove_day(mount, &day).map_err(|e| e.source)?;
     }
+    Ok(removed)
+}
+
+/// When something in the trash expires, in seconds since 1970, with its number if its path may be
+/// noted beside it. Nothing for a noted path.
+pub(crate) fn expires(day: u64, name: &[u8]) -> Option<(u64, Option<u64>)> {
+    if displaced::sidecar_of(name).is_some() {
+        return None;
+    }
+    let told = || {
+        let mut fields = name.strip_prefix(MARK)?.splitn(3, |&b| b == b'-');
+        let (unique, secs) = (number(fields.next()?)?, number(fields.next()?)?);
+        let (note, _) = TrashNote::decode(fields.next()?)?;
+        Some((secs.saturating_add(note.keep_secs), Some(unique)))
+    };
+    let end = day.saturating_add(1).saturating_mul(SECONDS_PER_DAY);
+    Some(told().unwrap_or_else(|| (end.saturating_add(KEEP_SECS), None)))
+}
+
+fn expire_day(mount: &Mount, day: &[u8], number: u64, now: u64) -> Result<u64, Refused> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = OPEN.run(|| openat(&mount.trash, day, flags, Mode::empty()))?;
+    let (mut removed, mut left) = (0, 0);
+    let names = scan::names(&dir, usize::MAX)?;
+    for name in &names {
+        match expires(number, name) {
+            None => {}
+            Some((at, _)) if at >= now => left += 1,
+            Some((_, unique)) => {
+                stage::remove_any(&dir, name)?;
+                unique.iter().for_each(|&unique| displaced::remove_sidecars(&dir, unique));
+                removed += 1;
+            }
+        }
+    }
+    if left > 0 || now < number.saturating_add(2).saturating_mul(SECONDS_PER_DAY) {
+        return Ok(removed);
+    }
+    // Paths that a crash left without their file.
+    for name in scan::names(&dir, usize::MAX)? {
+        stage::remove_any(&dir, &name)?;
+    }
+    UNLINK.run(|| unlinkat(&mount.trash, day, AtFlags::REMOVEDIR))?;
     Ok(removed)
 }
 
@@ -93,13 +188,50 @@ pub(crate) fn put(
     name: &[u8],
     path: &RelPath,
     secs: u64,
+    note: &TrashNote,
 ) -> Result<(), Refused> {
     let day = open_day(mount, secs)?;
-    let trashed = trash_name(mount, path);
+    let trashed = new_name(mount, &day, path, secs, note)?;
     if is_shared(from, name)? {
         return copy_shared(mount, from, name, &day, &trashed);
     }
     RENAME.run(|| renameat_with(from, name, &day, &*trashed, RenameFlags::NOREPLACE))
+}
+
+/// Remembers a directory that was removed, so that a tree can be restored with its modes and owners.
+pub(crate) fn put_dir(
+    mount: &Mount,
+    path: &RelPath,
+    meta: &Meta,
+    note: &TrashNote,
+) -> Result<(), Refused> {
+    let secs = mount.clock().unix_seconds();
+    let day = open_day(mount, secs)?;
+    let name = new_name(mount, &day, path, secs, note)?;
+    MKDIR.run(|| mkdirat(&day, &*name, Mode::from_raw_mode(0o700)))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = OPEN.run(|| openat(&day, &*name, flags, Mode::empty()))?;
+    metadata::set(fd.as_fd(), meta, true, mount.privileged)
+}
+
+fn new_name(
+    mount: &Mount,
+    day: &OwnedFd,
+    path: &RelPath,
+    secs: u64,
+    note: &TrashNote,
+) -> Result<Vec<u8>, Refused> {
+    let unique = mount.unique();
+    let mut name = MARK.to_vec();
+    name.extend_from_slice(format!("{unique:x}-{secs:x}-{}", note.encode()).as_bytes());
+    let escaped = displaced::escape(path.as_bytes());
+    if name.len() + escaped.len() <= NAME_BYTES_MAX {
+        name.extend_from_slice(&escaped);
+    } else {
+        name.extend_from_slice(displaced::LONG);
+        displaced::note_path(day, unique, path)?;
+    }
+    Ok(name)
 }
 
 /// Moves `name` in `from` to `kept/`.
@@ -165,23 +297,4 @@ fn open_day(mount: &Mount, secs: u64) -> Result<OwnedFd, Refused> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     OPEN.run(|| openat(&mount.trash, &*day, flags, Mode::empty()))
-}
-
-fn trash_name(mount: &Mount, path: &RelPath) -> Vec<u8> {
-    let escaped = displaced::escape(path.as_bytes());
-    let from = escaped.len().saturating_sub(NAME_PATH_BYTES_MAX);
-    let mut name = format!("{:x}-", mount.unique()).into_bytes();
-    name.extend_from_slice(&escaped[from..]);
-    name
-}
-
-fn remove_day(mount: &Mount, day: &[u8]) -> Result<u64, Refused> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = OPEN.run(|| openat(&mount.trash, day, flags, Mode::empty()))?;
-    let names = scan::names(&dir, usize::MAX)?;
-    for name in &names {
-        UNLINK.run(|| unlinkat(&dir, &**name, AtFlags::empty()))?;
-    }
-    UNLINK.run(|| unlinkat(&mount.trash, day, AtFlags::REMOVEDIR))?;
-    Ok(names.len() as u64)
 }

@@ -15,4 +15,5 @@ mod mirror;
 mod mounts;
 mod steps;
 mod tidy;
+mod trash;
 mod tree;

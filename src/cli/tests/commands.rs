@@ -128,6 +128,8 @@ fn the_command_line_is_consistent_and_wrong_usage_is_refused() {
         &["trefoil", "wait", "--nodes", "most"],
         &["trefoil", "wait", "--timeout", "60"],
         &["trefoil", "conflicts", "show", "x", "--content", "--json"],
+        &["trefoil", "trash", "restore"],
+        &["trefoil", "trash", "restore", "x", "--all-below", "y"],
     ] {
         let error = Cli::try_parse_from(wrong).unwrap_err();
         assert_eq!(2, error.exit_code(), "{wrong:?}");

@@ -12,8 +12,8 @@ use crate::{
     config::Surroundings,
     control::types::{
         ConflictStatus, Difference, GuardKind, GuardStatus, MountState, MountStatus, NodeStatus,
-        PeerStatus, ProblemStatus, StatusReply, VerifyMount, VerifyNode, VerifyReply, WaitMount,
-        WaitNode, WaitNodes, WaitReply,
+        PeerStatus, ProblemStatus, StatusReply, TrashCopy, TrashItem, VerifyMount, VerifyNode,
+        VerifyReply, WaitMount, WaitNode, WaitNodes, WaitReply,
     },
 };
 
@@ -426,4 +426,41 @@ fn the_configuration_is_explained() {
       derived   1s            last-writer  off    off           off
       local     not mirrored
     ");
+}
+
+#[test]
+fn the_trash_is_listed() {
+    let item = |id: &str, path: &str, kind: &str, happened: &str| TrashItem {
+        id: id.to_owned(),
+        mount: "media".to_owned(),
+        path: path.to_owned(),
+        path_bytes: String::new(),
+        path_is_whole: true,
+        kind: kind.to_owned(),
+        bytes: 4096,
+        modified: at("2026-08-01T00:00:00Z"),
+        happened: happened.to_owned(),
+        by: (happened != "unknown").then(|| "w1".to_owned()),
+        when: at("2026-09-01T03:00:01Z"),
+        expires: at("2026-09-08T03:00:01Z"),
+        copies: ["w2", "w3"]
+            .map(|node| TrashCopy { node: node.to_owned(), place: String::new() })
+            .into(),
+    };
+    assert_snapshot!(trash::render(&[], now()), @r#"
+    nothing in the trash
+    "#);
+    let items = [
+        item("3f2a91bc55aa77ee", "catalog/logo.png", "file", "removed"),
+        item("77ee01aa00000000", "catalog", "directory", "removed"),
+        item("0000000000000001", "…og/x.png", "file", "unknown"),
+    ];
+    assert_snapshot!(trash::render(&items, now()), @r#"
+    3 things in the trash
+
+    ID        WHEN                  WHAT               BY  SIZE     ON     EXPIRES IN  MOUNT  PATH
+    3f2a91bc  2026-09-01T03:00:01Z  removed            w1  4.0 KiB  w2,w3  6 d         media  catalog/logo.png
+    77ee01aa  2026-09-01T03:00:01Z  directory removed  w1  -        w2,w3  6 d         media  catalog
+    00000000  2026-09-01T03:00:01Z  unknown            -   4.0 KiB  w2,w3  6 d         media  …og/x.png
+    "#);
 }

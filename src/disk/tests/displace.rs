@@ -17,7 +17,7 @@ fn now() -> u64 {
 #[test]
 fn a_late_writer_is_found() {
     let f = fixture();
-    for (path, displaced) in [("d/a", Displaced::Drop), ("d/b", Displaced::Trash)] {
+    for (path, displaced) in [("d/a", Displaced::Drop), ("d/b", Displaced::Trash(note(1)))] {
         f.write(path, b"old");
         let expected = Some(f.entry(path));
         let mut writer = OpenOptions::new().append(true).open(f.path(path)).unwrap();
@@ -135,7 +135,7 @@ fn a_displaced_directory_that_was_filled_gives_its_files_back() {
 fn the_trash_keeps_what_was_overwritten_and_deleted() {
     let f = fixture();
     f.write("d/a", b"first");
-    let trash = |request| ApplyRequest { displaced: Displaced::Trash, ..request };
+    let trash = |request| ApplyRequest { displaced: Displaced::Trash(note(7)), ..request };
     assert!(done(&f.apply_over(trash(put_file(b"d/a", b"second")))));
     assert!(done(&f.apply_over(trash(delete(b"d/a")))));
     assert!(f.look_again().is_empty());
@@ -147,8 +147,8 @@ fn the_trash_keeps_what_was_overwritten_and_deleted() {
     let mut contents: Vec<_> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
     contents.sort();
     assert_eq!(vec![b"first".to_vec(), b"second".to_vec()], contents);
-    assert_eq!(0, expire_trash(&f.mount, now() + 6 * DAY, 7).unwrap());
-    assert_eq!(2, expire_trash(&f.mount, now() + 9 * DAY, 7).unwrap());
+    assert_eq!(0, expire_trash(&f.mount, now() + 6 * DAY).unwrap());
+    assert_eq!(2, expire_trash(&f.mount, now() + 9 * DAY).unwrap());
     assert!(f.own("trash").is_empty());
 }
 
@@ -191,4 +191,123 @@ fn a_kept_id_is_safe_as_a_file_name() {
         assert_eq!(None, KeptId::parse(bad));
     }
     assert_eq!("7f-a_B.1", KeptId::parse("7f-a_B.1").unwrap().as_str());
+}
+
+fn note(id: u64) -> TrashNote {
+    TrashNote { id, by: NodeId(3), keep_secs: 7 * DAY, removed: Some(true) }
+}
+
+fn into_trash(f: &Fixture, id: u64, request: ApplyRequest) {
+    let displaced = Displaced::Trash(note(id));
+    let outcome = f.apply_over(ApplyRequest { displaced, ..request });
+    assert!(done(&outcome), "{outcome:?}");
+}
+
+#[test]
+fn the_trash_tells_the_whole_path_whatever_its_bytes_and_length() {
+    let f = fixture();
+    let deep = [b"x/".repeat(1500).as_slice(), b"end"].concat();
+    let long = "l".repeat(255).into_bytes();
+    let paths: [&[u8]; 5] = [b"a", b"d/%2F\n\xff-", b"v2-1-2-3", &long, &deep];
+    for (id, path) in (1..).zip(paths) {
+        let file = f.path(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, b"bytes").unwrap();
+        into_trash(&f, id, delete(path));
+    }
+    let told = |f: &Fixture| {
+        let mut all: Vec<_> = trashed(&f.mount).unwrap().into_iter().collect();
+        all.sort_by_key(|trashed| trashed.id);
+        all.retain(|trashed| trashed.id < 99);
+        all
+    };
+    // Also before the second look has moved it there, and after the mount is opened anew.
+    let before = told(&f);
+    assert!(f.look_again().is_empty());
+    let Fixture { dir, mount } = f;
+    drop(mount);
+    let options = MountOptions { privileged: is_root(), create: false };
+    let f = Fixture { mount: Mount::open(dir.path(), options).unwrap().into(), dir };
+    assert!(f.own("displaced").is_empty());
+    for all in [before, told(&f)] {
+        let found: Vec<_> = all.iter().map(|one| (one.id, one.is_whole, &*one.path)).collect();
+        let wanted: Vec<_> = (1..).zip(paths).map(|(id, path)| (id, true, path)).collect();
+        assert_eq!(wanted, found);
+        assert!(all.iter().all(|one| one.removed == Some(true) && one.by == Some(NodeId(3))));
+        assert!(all.iter().all(|one| one.until_secs == one.secs + 7 * DAY));
+    }
+    assert_eq!(5, expire_trash(&f.mount, now() + 9 * DAY).unwrap());
+    assert!(f.own("trash").is_empty(), "noted paths go with what they were noted for");
+}
+
+#[test]
+fn what_an_older_release_put_into_the_trash_is_listed_and_expires() {
+    let f = fixture();
+    let day = f.path(".trefoil/trash").join((now() / DAY).to_string());
+    std::fs::create_dir(&day).unwrap();
+    let cut = "y".repeat(200);
+    for name in ["1f-d%2Fa", &format!("20-{cut}")] {
+        std::fs::write(day.join(name), b"old").unwrap();
+    }
+    let mut all = trashed(&f.mount).unwrap();
+    all.sort_by_key(|trashed| trashed.id);
+    let found: Vec<_> = all.iter().map(|one| (one.id, one.is_whole, &*one.path)).collect();
+    assert_eq!([(0x1f, true, &b"d/a"[..]), (0x20, false, cut.as_bytes())], *found);
+    assert_eq!((None, None), (all[0].removed, all[0].by));
+    let place = TrashPlace::parse(&all[0].place.to_bytes()).unwrap();
+    assert_eq!(Some(3), peek_trashed(&f.mount, &place).unwrap().map(|peek| peek.bytes));
+    assert_eq!(0, expire_trash(&f.mount, now() + 6 * DAY).unwrap());
+    assert_eq!(2, expire_trash(&f.mount, now() + 9 * DAY).unwrap());
+}
+
+#[test]
+fn each_thing_in_the_trash_stays_as_long_as_its_own_note_says() {
+    let f = fixture();
+    for (id, path, days) in [(1, "short", 1), (2, "long", 30)] {
+        f.write(path, b"x");
+        let displaced = Displaced::Trash(TrashNote { keep_secs: days * DAY, ..note(id) });
+        let request = ApplyRequest { displaced, ..delete(path.as_bytes()) };
+        assert!(done(&f.apply_over(request)));
+    }
+    assert!(f.look_again().is_empty());
+    assert_eq!(1, expire_trash(&f.mount, now() + 3 * DAY).unwrap());
+    assert_eq!(2, trashed(&f.mount).unwrap()[0].id);
+}
+
+#[test]
+fn what_is_taken_out_of_the_trash_is_what_went_in() {
+    let f = fixture();
+    f.write("d/file", b"content");
+    set_mode(&f.path("d/file"), 0o640);
+    std::os::unix::fs::symlink("target", f.path("d/link")).unwrap();
+    set_mode(&f.path("d"), 0o750);
+    let before: Vec<_> = ["d/file", "d/link", "d"].map(|path| f.entry(path).0).into();
+    for (id, path) in [(1, &b"d/file"[..]), (2, b"d/link"), (3, b"d")] {
+        into_trash(&f, id, delete(path));
+    }
+    assert!(f.look_again().is_empty());
+    let mut all = trashed(&f.mount).unwrap();
+    all.sort_by_key(|trashed| trashed.id);
+    assert_eq!(3, all.len());
+    for (trashed, was) in all.iter().zip(&before) {
+        let (entry, source) = take_trashed(&f.mount, &trashed.place, &f.mount).unwrap().unwrap();
+        assert_eq!(was.kind, entry.kind);
+        if !was.is_dir() {
+            assert_eq!(was.meta, entry.meta);
+        }
+        assert_eq!((was.meta.mode, was.meta.uid), (entry.meta.mode, entry.meta.uid));
+        assert_eq!(was.content().is_some(), source == Source::Staged);
+    }
+    assert!(done(&f.apply(put_dir(b"d"))));
+    let (entry, source) = take_trashed(&f.mount, &all[0].place, &f.mount).unwrap().unwrap();
+    f.check_done(request(b"d/file", Some(entry), source));
+    assert_eq!(before[0].meta.mtime, f.entry("d/file").0.meta.mtime);
+}
+
+#[test]
+fn a_place_in_the_trash_leads_nowhere_else() {
+    for bad in ["", "a", "7/../x", "../7/x", "kept/x", "7//x", "/7/x", "7/8/x", "stage/x"] {
+        assert_eq!(None, TrashPlace::parse(bad.as_bytes()), "{bad}");
+    }
+    assert!(TrashPlace::parse(b"7/x").is_some());
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::model::{ContentId, Entry, Found, Kind, Meta, Mtime, RelPath, Signature};
+use crate::model::{ContentId, Entry, Found, Kind, Meta, Mtime, NodeId, RelPath, Signature};
 
 /// A mount in a temporary directory.
 struct Fixture {

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use trefoil::cli::{self, Cli, Output};
+use trefoil::cli::{self, Output};
 
 fn main() -> ExitCode {
-    cli::run(&Cli::parse(), &mut Output::standard())
+    let arguments: Vec<_> = std::env::args_os().collect();
+    cli::run_arguments(&arguments, &mut Output::standard())
 }

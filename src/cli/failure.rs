@@ -16,6 +16,8 @@ pub enum Outcome {
     Differs,
     /// Done, and there are problems (3).
     Problems,
+    /// What a check for monitoring says: 0 to 3, by other rules than those above.
+    Plugin(u8),
 }
 
 impl From<Outcome> for ExitCode {
@@ -24,6 +26,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => Self::SUCCESS,
             Outcome::Differs => Self::from(1),
             Outcome::Problems => Self::from(3),
+            Outcome::Plugin(code) => Self::from(code),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! else to stderr, and only `output` prints. Nothing here decides about files.
 
 mod approve;
+mod check;
 mod cluster;
 pub mod compare;
 mod config;
@@ -34,7 +35,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, future::Future, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -94,9 +95,31 @@ enum Command {
     Pause(pause::PauseArgs),
     Resume(resume::ResumeArgs),
     Verify(verify::VerifyArgs),
+    Check(check::CheckArgs),
     Why(why::WhyArgs),
     Config(config::ConfigArgs),
     Demo(demo::DemoArgs),
+}
+
+/// Reads a command line and carries it out. What is wrong with it, and help, are printed here.
+pub fn run_arguments(arguments: &[OsString], output: &mut Output) -> ExitCode {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => run(&cli, output),
+        Err(error) => {
+            let words: Vec<_> =
+                arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            match check::meant(&words).filter(|_| error.use_stderr()) {
+                Some(check) => {
+                    output.note(error.to_string().trim_end());
+                    let report = check::unknown(check, "the command line is wrong");
+                    // There is nobody left to tell that stdout cannot be written.
+                    output.data(&report.render(false)).ok();
+                    ExitCode::from(report.state.code())
+                }
+                None => error.exit(),
+            }
+        }
+    }
 }
 
 /// Carries out a command line and says how it went.
@@ -114,6 +137,10 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
     if let Command::Demo(args) = &cli.command {
         // Makes configurations of its own, and reads none.
         return demo::run(args, &cli.config, output);
+    }
+    if let Command::Check(args) = &cli.command {
+        // Also a configuration that cannot be read is told as monitoring wants it.
+        return check::run(args, &cli.config, output);
     }
     let config = Config::load(&cli.config)?;
     logging::start(&cli.log, matches!(cli.command, Command::Daemon(_)))?;
@@ -136,7 +163,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Verify(args) => verify::run(args, &config, output),
         Command::Why(args) => why::run(args, &config, output),
         Command::Config(args) => config::run(args, &config, output),
-        Command::Demo(_) => unreachable!("carried out above"),
+        Command::Demo(_) | Command::Check(_) => unreachable!("carried out above"),
     }
 }
 

@@ -31,6 +31,7 @@ mod routes;
 mod server;
 mod trash;
 pub mod types;
+mod verify;
 mod why;
 
 #[cfg(test)]

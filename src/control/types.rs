@@ -14,6 +14,9 @@ pub use super::trash::{
     TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, TrashOutcome,
     TrashRestoreReply, TrashRestoreRequest, TrashRestored, TrashTarget,
 };
+pub use super::verify::{
+    Difference, VerifiedStatus, VerifyMount, VerifyNode, VerifyProgress, VerifyReply, VerifyRequest,
+};
 pub use super::why::{WhyNode, WhyRecord, WhyReply, WhyRequest};
 
 /// A system time for a reply, in whole milliseconds. Outside the years -9999 to 9999: the nearest.
@@ -148,6 +151,15 @@ pub struct MountStatus {
     /// Until when nothing is held, because a deployment goes on.
     #[serde(default)]
     pub deploying_until: Option<Timestamp>,
+    /// The last comparison of all replicas that was asked for on this node.
+    #[serde(default)]
+    pub verified: Option<VerifiedStatus>,
+    /// The last one that read every file.
+    #[serde(default)]
+    pub verified_deep: Option<VerifiedStatus>,
+    /// Indexes that were damaged, and set aside in the state folder.
+    #[serde(default)]
+    pub damaged_indexes: u64,
 }
 
 /// How a mount is on another node, as last heard.
@@ -165,6 +177,9 @@ pub struct PeerStatus {
     pub fingerprint: Option<String>,
     /// Whether its fingerprint is that of this node; nothing, if they were not compared.
     pub equal: Option<bool>,
+    /// When it last told its fingerprint.
+    #[serde(default)]
+    pub heard: Option<Timestamp>,
     /// Why they were not compared; nothing, if they were, or will be in a moment.
     pub not_compared_because: Option<String>,
 }
@@ -305,88 +320,6 @@ pub struct WaitNode {
     /// Some of the paths that are missing.
     #[serde(default)]
     pub paths: Vec<String>,
-}
-
-/// What to compare.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VerifyRequest {
-    /// Only this mount; nothing: all.
-    #[serde(default)]
-    pub mount: Option<String>,
-    /// Whether to read and hash every file on every node.
-    #[serde(default)]
-    pub deep: bool,
-}
-
-/// What the comparison found.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct VerifyReply {
-    /// Whether every mount was compared on every node and is equal.
-    pub equal: bool,
-    /// Whether every file was read and hashed.
-    pub deep: bool,
-    /// One per mount.
-    pub mounts: Vec<VerifyMount>,
-}
-
-/// What the comparison of a mount found.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct VerifyMount {
-    /// Its name.
-    pub name: String,
-    /// Whether it was compared on every node and is equal.
-    pub equal: bool,
-    /// One per node, this one first, then by name.
-    pub nodes: Vec<VerifyNode>,
-    /// What differs: the first of them, by path.
-    pub differences: Vec<Difference>,
-    /// How many there are.
-    pub difference_count: u64,
-}
-
-/// A node's replica.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct VerifyNode {
-    /// The node.
-    pub name: String,
-    /// Mirrored files and links; nothing, if it did not answer.
-    pub files: Option<u64>,
-    /// Bytes of their content.
-    pub bytes: Option<u64>,
-    /// Of the replica.
-    pub fingerprint: Option<String>,
-    /// Files that it read and hashed again, if that was asked for.
-    #[serde(default)]
-    pub read_files: Option<u64>,
-    /// Why it could not be compared.
-    pub error: Option<String>,
-}
-
-/// How far a node is with reading its replica of a mount.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct VerifyProgress {
-    /// The mount.
-    pub mount: String,
-    /// The node.
-    pub node: String,
-    /// Mirrored files and links looked at.
-    pub files: u64,
-    /// How many there are.
-    pub files_total: u64,
-    /// Bytes read.
-    pub bytes: u64,
-}
-
-/// A path that is not equal everywhere.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Difference {
-    /// Where.
-    pub path: String,
-    /// The node that differs from this one, or whose own files are not what its index says.
-    pub node: String,
-    /// How: such as `missing`, `content`, `mode`.
-    pub what: String,
 }
 
 /// The loser of concurrent edits.

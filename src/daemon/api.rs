@@ -15,7 +15,7 @@ use super::ask::{Question, nodes};
 use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
-use super::{ActorHandle, RELEASE, Shared, conflicts, guards, mark, restore, trash, verify, why};
+use super::{ActorHandle, RELEASE, Shared, conflicts, guards, mark, restore, trash, verified, verify, why};
 use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HeldReply, HeldWord,
@@ -136,6 +136,9 @@ impl Api {
             missed_events: 0,
             held: None,
             deploying_until: None,
+            verified: None,
+            verified_deep: None,
+            damaged_indexes: 0,
         };
         let Some(actor) = self.shared.actor(&mount.name) else {
             let halt = self.shared.halt(&mount.name).unwrap_or_else(Halt::opening);
@@ -249,6 +252,9 @@ impl Daemon for Api {
         for mount in &config.mounts {
             let (status, halted) = self.mount_status(mount).await;
             halts.extend(halted.map(|Halt { reason, hint }| GuardStatus {
+            let (mut status, halted) = self.mount_status(mount).await;
+            verified::tell(&self.shared.state, &mut status);
+            guards.extend(halted.map(|Halt { reason, hint }| GuardStatus {
                 mount: mount.name.clone(),
                 kind: GuardKind::Mount,
                 reason,
@@ -311,7 +317,9 @@ impl Daemon for Api {
             mounts.push(compared.ok_or_else(closing)?);
         }
         let equal = mounts.iter().all(|mount| mount.equal);
-        Ok(VerifyReply { equal, deep: request.deep, mounts })
+        let reply = VerifyReply { equal, deep: request.deep, mounts };
+        verified::note(&self.shared.state, &reply, timestamp(SystemTime::now()));
+        Ok(reply)
     }
 
     async fn verify_progress(&self) -> Vec<VerifyProgress> {

@@ -172,6 +172,9 @@ impl Actor {
             missed_events: self.missed_events,
             held,
             deploying_until: self.deploying_until().map(timestamp),
+            verified: None,
+            verified_deep: None,
+            damaged_indexes: 0,
         })
     }
 
@@ -211,6 +214,7 @@ impl Actor {
             lag_seconds: Some(oldest.map_or(0.0, age_seconds)),
             fingerprint: fingerprint.map(|f| f.to_string()),
             equal: fingerprint.filter(|_| comparable).map(|theirs| theirs == ours),
+            heard: peer.and_then(|peer| peer.heard).map(timestamp),
             not_compared_because: apart,
         })
     }

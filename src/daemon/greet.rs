@@ -4,6 +4,8 @@
 //! state, and only then is it sent anything. Lanes are streams of their own: what is sent earlier
 //! could arrive before the greeting it counts from.
 
+use std::time::SystemTime;
+
 use super::actor::Actor;
 use crate::engine::Input;
 use crate::engine::session::Outgoing;
@@ -26,6 +28,8 @@ pub(super) struct Peer {
     pub told: Vec<(Lane, Sequence)>,
     /// The last state it told; nothing before it has heard us.
     pub state: Option<MountState>,
+    /// When it told that.
+    pub heard: Option<SystemTime>,
     /// Why nothing is exchanged with it.
     pub refused: Option<String>,
     pub state_told_ms: u64,
@@ -63,6 +67,7 @@ impl Actor {
             refused: None,
             state_told_ms: 0,
             state_told: None,
+            heard: None,
         };
         self.peers.insert(peer, peer_state);
         Ok(())
@@ -107,6 +112,7 @@ impl Actor {
             ControlMessage::State(state) => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.state = Some(*state);
+                    peer.heard = Some(SystemTime::now());
                 }
                 Ok(())
             }

@@ -28,6 +28,7 @@ mod shelf;
 mod testing;
 mod tidy;
 mod trash;
+mod verified;
 mod verify;
 mod wait;
 mod why;

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "a failing test shows the nodes' logs")]
 
 mod cases;
+mod check;
 mod classes;
 mod cluster;
 mod cluster_life;

@@ -1,5 +1,6 @@
 //! What people see: inline snapshots of the views.
 
+mod check;
 mod commands;
 
 use std::path::Path;
@@ -48,6 +49,7 @@ fn peer(name: &str) -> PeerStatus {
         lag_seconds: Some(0.0),
         fingerprint: Some("3f2a91bc55aa77ee".to_owned()),
         equal: Some(true),
+        heard: Some(at("2026-09-01T03:11:58Z")),
         not_compared_because: None,
     }
 }
@@ -71,6 +73,9 @@ fn mount(name: &str) -> MountStatus {
         missed_events: 0,
         held: None,
         deploying_until: None,
+        verified: None,
+        verified_deep: None,
+        damaged_indexes: 0,
     }
 }
 

@@ -23,7 +23,12 @@ fn monitoring_is_told_by_the_plugins_exit_codes() {
     let mut cluster = Cluster::prepare(&Setup::new().nodes(2).mount(MOUNT));
     let down = "TREFOIL REPLICATION CRITICAL: cannot reach the daemon";
     line(&cluster, &["replication"], 2, down);
-    line(&cluster, &["cluster", "-w", "x"], 3, "TREFOIL CLUSTER UNKNOWN: the command line is wrong");
+    line(
+        &cluster,
+        &["cluster", "-w", "x"],
+        3,
+        "TREFOIL CLUSTER UNKNOWN: the command line is wrong",
+    );
     line(&cluster, &["nothing"], 3, "TREFOIL CHECK UNKNOWN");
     line(&cluster, &["integrity", "--config", "/no"], 3, "TREFOIL INTEGRITY UNKNOWN: cannot load");
     cluster.node(1).ends(&["config", "check", "--frobnicate"], 2);

@@ -101,6 +101,16 @@ fn a_deleted_tree_comes_back_whole_from_the_trash_of_the_other_nodes() {
     }
     let said = cluster.node(1).ends(&all, 0);
     assert!(said.contains("restored 0 things") && said.contains("6 there already"), "{said}");
+
+    // One file alone gets its directories back as they were.
+    fs::remove_dir_all(root.join("tree")).unwrap();
+    wait_for(&mut cluster, "tree", false);
+    let said = cluster.node(1).ends(&["trash", "restore", tree.join("sub/a").to_str().unwrap()], 0);
+    assert!(said.contains("restored tree/sub/a"), "{said}");
+    cluster.node(2).done(&["wait"]);
+    cluster.wait_equal(SOON);
+    assert_eq!(0o750, fs::metadata(root.join("tree/sub")).unwrap().mode() & 0o777);
+    assert!(!root.join("tree/sub/empty").exists());
 }
 
 #[test]

@@ -15,7 +15,9 @@ use super::ask::{Question, nodes};
 use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
-use super::{ActorHandle, RELEASE, Shared, conflicts, guards, mark, restore, trash, verified, verify, why};
+use super::{
+    ActorHandle, RELEASE, Shared, conflicts, guards, mark, restore, trash, verified, verify, why,
+};
 use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HeldReply, HeldWord,
@@ -250,11 +252,9 @@ impl Daemon for Api {
         let mut mounts = Vec::new();
         let mut halts = Vec::new();
         for mount in &config.mounts {
-            let (status, halted) = self.mount_status(mount).await;
-            halts.extend(halted.map(|Halt { reason, hint }| GuardStatus {
             let (mut status, halted) = self.mount_status(mount).await;
             verified::tell(&self.shared.state, &mut status);
-            guards.extend(halted.map(|Halt { reason, hint }| GuardStatus {
+            halts.extend(halted.map(|Halt { reason, hint }| GuardStatus {
                 mount: mount.name.clone(),
                 kind: GuardKind::Mount,
                 reason,
@@ -342,8 +342,10 @@ impl Daemon for Api {
     }
 
     async fn trash_list(&self, request: TrashListRequest) -> Result<TrashListReply, Refusal> {
-        self.mount(&request.mount)?;
-        trash::list(&self.shared, request).await
+        let config = self.config();
+        // One that is halted here may be open on the others.
+        config.mount(&request.mount).ok_or_else(|| no_mount(&config, &request.mount))?;
+        Ok(trash::list(&self.shared, request).await)
     }
 
     async fn trash_restore(

@@ -14,8 +14,7 @@ use super::Shared;
 use super::actor::Place;
 use super::verify::{call, encode, garbled, within};
 use crate::control::types::{
-    Refusal, RefusalKind, TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode,
-    timestamp,
+    TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, timestamp,
 };
 use crate::disk::{self, TrashNote, Trashed};
 use crate::model::{Mtime, NodeId, Record, RelPath, Stamp};
@@ -134,7 +133,7 @@ fn understand(pieces: &[Vec<u8>]) -> Option<Page> {
 
 /// Looks into the trash of this node. May block.
 fn page(shared: &Shared, request: &Request) -> Result<Page, String> {
-    let actor = shared.actor(&request.mount).ok_or("the mount is not open there")?;
+    let actor = shared.actor(&request.mount).ok_or("the mount is not open")?;
     let hex = |text: &Option<String>| match text {
         None => Ok(None),
         Some(text) => {
@@ -206,10 +205,7 @@ fn told(one: &Trashed, peek: &disk::Peek) -> Lies {
 }
 
 /// Asks every member at the same time.
-pub(super) async fn list(
-    shared: &Arc<Shared>,
-    request: TrashListRequest,
-) -> Result<TrashListReply, Refusal> {
+pub(super) async fn list(shared: &Arc<Shared>, request: TrashListRequest) -> TrashListReply {
     let since = request.since.map_or(0, |since| u64::try_from(since.as_second()).unwrap_or(0));
     let asked = Request {
         mount: request.mount.clone(),
@@ -228,14 +224,10 @@ pub(super) async fn list(
     let (looking, own) = (shared.clone(), asked.clone());
     let ours = tokio::task::spawn_blocking(move || page(&looking, &own)).await;
     let ours = ours.unwrap_or_else(|_| Err("looking failed".to_owned()));
-    let ours = ours.map_err(|error| {
-        let text = format!("cannot look into the trash of mount \"{}\": {error}", asked.mount);
-        Refusal::new(RefusalKind::Failed, text)
-    })?;
     let mut pages = tasks.join_all().await;
     pages.sort_by(|a, b| a.0.cmp(&b.0));
-    pages.insert(0, (called(shared.node), Ok(ours)));
-    Ok(merge(shared, &asked.mount, pages))
+    pages.insert(0, (called(shared.node), ours));
+    merge(shared, &asked.mount, pages)
 }
 
 async fn page_of(shared: &Shared, id: NodeId, asked: &Request) -> Result<Page, String> {

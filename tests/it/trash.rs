@@ -168,3 +168,34 @@ fn what_is_there_is_not_overwritten_unless_it_is_said_and_goes_to_the_trash_then
     assert!(said.contains("warning: what only n3 has is missing: not connected"), "{said}");
     assert!(said.contains(&id[..8]) && said.contains("2 things in the trash"), "{said}");
 }
+
+#[test]
+fn a_node_whose_mount_is_halted_still_has_others_restore() {
+    let mut cluster = cluster();
+    let root = cluster.node(1).path(MOUNT);
+    fs::write(root.join("file"), "x").unwrap();
+    wait_for(&mut cluster, "file", true);
+    fs::remove_file(root.join("file")).unwrap();
+    wait_for(&mut cluster, "file", false);
+    cluster.node_mut(1).stop();
+    let away = root.with_extension("away");
+    fs::rename(&root, &away).unwrap();
+    cluster.node_mut(1).start();
+    cluster.wait_ready(1);
+    cluster.wait_until(SOON, "links", |cluster| {
+        let output = cluster.node(1).trefoil(&["check", "cluster"]);
+        if output.status.success() { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    let said = cluster.node(1).ends(&["trash", "list", MOUNT], 3);
+    let words = ["warning: what only n1 has is missing: the mount is not open", "n2,n3"];
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    let file = root.join("file").to_str().unwrap().to_owned();
+    let said = cluster.node(1).ends(&["trash", "restore", &file], 0);
+    assert!(said.contains("restored file") && said.contains("put back on n2"), "{said}");
+    fs::rename(&away, &root).unwrap();
+    cluster.wait_until(SOON, "the file", |_| match fs::read(&file) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    });
+    cluster.wait_equal(SOON);
+}

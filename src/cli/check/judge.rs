@@ -6,7 +6,7 @@ use super::plugin::{Report, State};
 use super::range::Range;
 use crate::cli::words::{age, count, plural, seconds};
 use crate::control::types::{
-    MountState, MountStatus, NodeStatus, PeerStatus, StatusReply, VerifiedStatus,
+    GuardKind, MountState, MountStatus, NodeStatus, PeerStatus, StatusReply, VerifiedStatus,
 };
 
 const SECONDS_PER_DAY: f64 = 86_400.0;
@@ -52,7 +52,11 @@ pub(in crate::cli) fn replication(
     for mount in &mounts {
         let guards: Vec<_> = status.guards.iter().filter(|g| g.mount == mount.name).collect();
         for guard in &guards {
-            let text = format!("mount {} is halted: {}; {}", mount.name, guard.reason, guard.hint);
+            let is = match guard.kind {
+                GuardKind::Deletions => "",
+                GuardKind::Mount => " is halted",
+            };
+            let text = format!("mount {}{is}: {}; {}", mount.name, guard.reason, guard.hint);
             report.find(State::Critical, text);
         }
         if guards.is_empty() {

@@ -81,6 +81,7 @@ fn a_halt_and_a_lasting_difference_are_critical_and_lesser_trouble_a_warning() {
     );
     trouble.guards.push(GuardStatus {
         mount: "media".to_owned(),
+        kind: GuardKind::Mount,
         reason: "the root is not the directory it was".to_owned(),
         hint: "mount the right file system".to_owned(),
     });
@@ -98,6 +99,23 @@ fn a_halt_and_a_lasting_difference_are_critical_and_lesser_trouble_a_warning() {
     assert!(check("replication --mount var", &trouble).contains("mount var differs on w2"));
     trouble.mounts[1].pending = 1;
     assert!(!check("replication --mount var", &trouble).contains("differs"), "it is on its way");
+}
+
+#[test]
+fn deletions_that_are_held_are_critical() {
+    let mut status = status();
+    status.in_sync = false;
+    status.mounts[0].in_sync = false;
+    status.guards.push(GuardStatus {
+        mount: "media".to_owned(),
+        kind: GuardKind::Deletions,
+        reason: "30 deletions made on this node are held".to_owned(),
+        hint: "decide".to_owned(),
+    });
+    let said = check("replication", &status);
+    let expected =
+        "TREFOIL REPLICATION CRITICAL: mount media: 30 deletions made on this node are held";
+    assert!(said.starts_with(expected), "{said}");
 }
 
 #[test]

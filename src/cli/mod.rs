@@ -52,7 +52,7 @@ use crate::{
 ///
 /// Results go to stdout, everything else to stderr. The exit code is 0 if it was done, 1 if it
 /// failed, 2 if the command line or the configuration is wrong, 3 if it was done but there are
-/// problems.
+/// problems. `check` has those of a monitoring plugin.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -57,7 +57,10 @@ fn refused(cluster: &Cluster, n: usize, reason: &str) {
 /// Marks, and must be told this.
 #[track_caller]
 fn marked(cluster: &Cluster, n: usize, words: &str) {
+    let begin = std::time::Instant::now();
     let said = cluster.node(n).ends(&["mark", "later"], 0);
+    // It is looked for each second; without a notice, mark would wait for five.
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     assert!(said.contains(words), "{said}");
 }
 

@@ -80,7 +80,7 @@ impl Fixture {
         let mut members = Members::clone(&self.actor.shared.members());
         for &id in ids {
             let (name, addresses, state) = (id.to_string(), Vec::new(), MemberState::Active);
-            members.put(Member { id, name, addresses, state, changed: 1 });
+            members.put(Member { id, name, addresses, state, changed: 1, key: None });
         }
         *self.actor.shared.members.write().unwrap() = Arc::new(members);
     }

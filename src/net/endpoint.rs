@@ -334,6 +334,10 @@ fn arrived(shared: &Shared, connection: Connection, from: SocketAddr) {
         debug!(%from, "refused a connection: not a member");
         return close::close(&connection, close::NOT_MEMBER, "not a member");
     };
+    if !tls::has_key_of(&connection, peer) {
+        warn!(%from, peer = peer.name, "refused a connection: not with the key of that node");
+        return close::close(&connection, close::NOT_MEMBER, "not the node's key");
+    }
     if peer.state == MemberState::Removed {
         debug!(%from, peer = peer.name, "refused a connection: removed");
         return close::close(&connection, close::REMOVED, &peer.name);

@@ -91,7 +91,8 @@ fn enrol(
             members.called(&name).map(|m| m.id).filter(|&o| o != id).collect();
         others.into_iter().for_each(|other| members.remove(other, now));
         let state = MemberState::Active;
-        members.put(Member { id, name: name.clone(), addresses, state, changed: now });
+        let key = Some(key);
+        members.put(Member { id, name: name.clone(), addresses, state, changed: now, key });
     });
     changed.map_err(|error| unable(&error))?;
     Ok(Enrolment {

@@ -155,6 +155,11 @@ impl Identity {
         blake3::derive_key(context, self.key.serialized_der())
     }
 
+    /// BLAKE3 of the node's public key, as member lists have it.
+    pub(super) fn key_hash(&self) -> [u8; 32] {
+        certificate::key_hash(&self.key)
+    }
+
     /// The node's private key.
     pub(super) fn key_der(&self) -> PrivatePkcs8KeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.serialize_der())
@@ -244,6 +249,7 @@ pub fn init(
         addresses: addresses.to_vec(),
         state: MemberState::Active,
         changed: files::now_nanos(),
+        key: Some(identity.key_hash()),
     });
     for mount in mounts {
         members.put_mount(mount, members.mount_id(mount));

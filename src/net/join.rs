@@ -144,7 +144,7 @@ fn own_addresses(request: &JoinRequest) -> Vec<String> {
 /// is safe: the inviting node knows the key again.
 async fn ask_anyone(ticket: &Ticket, request: &EnrolRequest) -> Result<EnrolReply, JoinError> {
     let local = |e: Box<dyn std::error::Error + Send + Sync>| JoinError::Local(e);
-    let crypto = tls::join_client(ticket.pin).map_err(|e| local(Box::new(e)))?;
+    let crypto = tls::join_client(ticket.pin, ticket.key).map_err(|e| local(Box::new(e)))?;
     let mut config = ClientConfig::new(crypto);
     config.transport_config(Arc::new(transport(true)));
     let mut reasons = Vec::new();

@@ -76,6 +76,9 @@ pub struct Member {
     /// When this entry was last changed, in nanoseconds since 1970 by the changer's clock; higher
     /// than what the changer had seen.
     pub changed: u64,
+    /// BLAKE3 of its public key: whoever shows another one is somebody else. Unknown only in lists
+    /// of releases that did not say it.
+    pub key: Option<[u8; 32]>,
 }
 
 /// The members and mounts of a cluster.
@@ -185,8 +188,8 @@ impl Members {
 
 /// A total order over all that entries can differ in, so that every node picks the same one.
 fn wins(theirs: &Member, ours: &Member) -> bool {
-    fn rank(m: &Member) -> (MemberState, u64, &str, &[String]) {
-        (m.state, m.changed, &m.name, &m.addresses)
+    fn rank(m: &Member) -> (MemberState, u64, &str, &[String], Option<[u8; 32]>) {
+        (m.state, m.changed, &m.name, &m.addresses, m.key)
     }
     rank(theirs) > rank(ours)
 }
@@ -214,10 +217,11 @@ pub(super) mod tests {
 
     pub(in crate::net) fn member_lists() -> impl Strategy<Value = Members> {
         let member = (1_u64..6, "[ab]", prop::collection::vec("[ab]:[1-3]", 0..3));
-        let member = (member, any::<bool>(), 0_u64..4).prop_map(
-            |((id, name, addresses), removed, changed)| {
+        let key = prop::option::of((0_u8..2).prop_map(|byte| [byte; 32]));
+        let member = (member, any::<bool>(), 0_u64..4, key).prop_map(
+            |((id, name, addresses), removed, changed, key)| {
                 let state = if removed { MemberState::Removed } else { MemberState::Active };
-                Member { id: NodeId(id), name, addresses, state, changed }
+                Member { id: NodeId(id), name, addresses, state, changed, key }
             },
         );
         let mounts = prop::collection::vec(("[mn]", any::<[u8; 16]>()), 0..3);

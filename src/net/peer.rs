@@ -19,7 +19,7 @@ use tracing::debug;
 use super::certificate::dns_name;
 use super::endpoint::Port;
 use super::service::Shared;
-use super::{close, link};
+use super::{close, link, tls};
 use crate::model::NodeId;
 
 /// Arrivals that wait for the peer's task.
@@ -210,7 +210,7 @@ impl Task {
 async fn dial(shared: &Shared, peer: NodeId, first: Option<SocketAddr>) -> Option<Connection> {
     let port = shared.port().await?;
     for address in addresses(shared, &port, peer, first).await {
-        match connect(&port, peer, address).await {
+        match connect(shared, &port, peer, address).await {
             Ok(connection) => return Some(connection),
             Err(reason) => shared.link_failed(peer, &format!("{address}: {reason}")),
         }
@@ -222,7 +222,7 @@ async fn dial(shared: &Shared, peer: NodeId, first: Option<SocketAddr>) -> Optio
 async fn knock(shared: &Shared, peer: NodeId) {
     let Some(port) = shared.port().await else { return };
     for address in addresses(shared, &port, peer, None).await {
-        let reason = match connect(&port, peer, address).await {
+        let reason = match connect(shared, &port, peer, address).await {
             Ok(connection) => {
                 let answer = timeout(DIAL_TIMEOUT, connection.closed()).await;
                 match answer {
@@ -237,11 +237,23 @@ async fn knock(shared: &Shared, peer: NodeId) {
     }
 }
 
-async fn connect(port: &Port, peer: NodeId, address: SocketAddr) -> Result<Connection, String> {
+async fn connect(
+    shared: &Shared,
+    port: &Port,
+    peer: NodeId,
+    address: SocketAddr,
+) -> Result<Connection, String> {
     let connecting = port.endpoint.connect_with(port.client.clone(), address, &dns_name(peer));
     let connecting = connecting.map_err(|error| error.to_string())?;
     match timeout(DIAL_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok(connection)) => {
+            let members = shared.roster.members();
+            if members.member(peer).is_some_and(|member| tls::has_key_of(&connection, member)) {
+                return Ok(connection);
+            }
+            close::close(&connection, close::NOT_MEMBER, "not the node's key");
+            Err("whoever answers does not have the node's key".to_owned())
+        }
         Ok(Err(ConnectionError::TimedOut)) | Err(_) => Err("no answer".to_owned()),
         Ok(Err(error)) => Err(close::words(&error)),
     }

@@ -47,6 +47,8 @@ struct MemberFile {
     addresses: Vec<String>,
     removed: bool,
     changed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 /// The member list, shared.
@@ -132,6 +134,7 @@ fn member_file(member: &Member) -> MemberFile {
         addresses: member.addresses.clone(),
         removed: member.state == MemberState::Removed,
         changed: member.changed,
+        key: member.key.map(|key| data_encoding::HEXLOWER.encode(&key)),
     }
 }
 
@@ -145,6 +148,10 @@ fn parse(bytes: &[u8]) -> Option<Members> {
             addresses: member.addresses,
             state: if member.removed { MemberState::Removed } else { MemberState::Active },
             changed: member.changed,
+            key: match member.key {
+                Some(key) => Some(parse_hex(&key)?),
+                None => None,
+            },
         });
     }
     for (name, id) in file.mounts {

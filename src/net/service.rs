@@ -204,7 +204,7 @@ impl Net {
         };
         let port = Port::open(&identity, config.listen, true).map_err(listen_error)?;
         let address = port.endpoint.local_addr().map_err(|e| listen_error(e.into()))?;
-        update_own_entry(&roster, identity.id, &config, address)?;
+        update_own_entry(&roster, &identity, &config, address)?;
         let (stop, stopped) = watch::channel(false);
         let ends_secs = identity.ends_secs();
         let shared = Arc::new(Shared {
@@ -359,10 +359,11 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// mounts an identity.
 fn update_own_entry(
     roster: &Roster,
-    id: NodeId,
+    identity: &Identity,
     config: &NetConfig,
     address: SocketAddr,
 ) -> Result<(), NetError> {
+    let id = identity.id;
     let members = roster.members();
     let ours = members.member(id).cloned().unwrap_or_else(|| Member {
         id,
@@ -370,8 +371,10 @@ fn update_own_entry(
         addresses: Vec::new(),
         state: MemberState::Active,
         changed: 0,
+        key: None,
     });
     let mut wanted = ours.clone();
+    wanted.key = Some(identity.key_hash());
     wanted.name.clone_from(&config.name);
     if !config.advertise.is_empty() {
         wanted.addresses.clone_from(&config.advertise);

@@ -38,6 +38,9 @@ pub struct Ticket {
     pub pin: [u8; 32],
     /// Proves that the node was invited.
     pub secret: Secret,
+    /// BLAKE3 of the inviting node's public key: a former member, who still has the cluster's, cannot
+    /// answer in its place.
+    pub key: [u8; 32],
     /// In seconds since 1970; judged by the inviting node's clock.
     pub expires_secs: u64,
 }
@@ -88,6 +91,7 @@ mod tests {
             inviter: NodeId(5),
             pin: [1; 32],
             secret: Secret([2; 32]),
+            key: [3; 32],
             expires_secs: 1_900_000_000,
         }
     }

@@ -98,7 +98,8 @@ pub fn invite(state: &Path, ttl: Duration) -> Result<Ticket, InviteError> {
     file.tickets.push(Entry { secret: hashed(&secret.0), expires_secs, used: None });
     save(state, &file).map_err(file_error)?;
     let pin = *blake3::hash(&identity.ca_certificate).as_bytes();
-    Ok(Ticket { addresses, inviter: identity.id, pin, secret, expires_secs })
+    let key = identity.key_hash();
+    Ok(Ticket { addresses, inviter: identity.id, pin, secret, key, expires_secs })
 }
 
 /// Redeems a ticket for the holder of `key` (a hash). `admit` is asked once the ticket is known to

@@ -17,7 +17,7 @@ use rustls::{
 
 use super::certificate::{self, Reading, dns_name};
 use super::identity::Identity;
-use super::members::Members;
+use super::members::{Member, Members};
 use crate::model::NodeId;
 
 /// What links speak.
@@ -74,22 +74,23 @@ pub(super) fn client(identity: &Identity) -> Result<Arc<QuicClientConfig>, Error
 }
 
 /// How a joining node calls the one that invited it, knowing the hash of the cluster's
-/// certificate.
-pub(super) fn join_client(pin: [u8; 32]) -> Result<Arc<QuicClientConfig>, Error> {
+/// certificate, and of that node's key.
+pub(super) fn join_client(pin: [u8; 32], key: [u8; 32]) -> Result<Arc<QuicClientConfig>, Error> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, provider: provider() }))
+        .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, key, provider: provider() }))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(Arc::new(QuicClientConfig::try_from(config).map_err(refused)?))
 }
 
-/// Trusts the one certificate authority with this hash.
+/// Trusts the one certificate authority with this hash, and of all that it signed the one key.
 #[derive(Debug)]
 struct PinVerifier {
     pin: [u8; 32],
+    key: [u8; 32],
     provider: Arc<CryptoProvider>,
 }
 
@@ -112,6 +113,9 @@ impl ServerCertVerifier for PinVerifier {
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&certificate, &roots, &[], now, algorithms)?;
         verify_server_name(&certificate, server_name)?;
+        if certificate::read(end_entity).is_none_or(|reading| reading.key != self.key) {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -150,8 +154,16 @@ pub(super) fn certificate(connection: &Connection) -> Option<Reading> {
     certificate::read(chain.first()?)
 }
 
+/// Whether the peer shows the key that the list has for this node. TLS has verified that the peer
+/// holds it, and that its certificate is the cluster's, but whoever was a member once has the
+/// cluster's key and can sign one for any name.
+pub(super) fn has_key_of(connection: &Connection, member: &Member) -> bool {
+    let Some(key) = member.key else { return true };
+    certificate(connection).is_some_and(|reading| reading.key == key)
+}
+
 /// Which node of the list, active or removed, the peer's certificate is for. TLS has verified the
-/// certificate itself.
+/// certificate itself; [`has_key_of`] is still to be asked.
 pub(super) fn peer(connection: &Connection, members: &Members) -> Option<NodeId> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     let certificate = ParsedCertificate::try_from(chain.first()?).ok()?;

@@ -1,6 +1,9 @@
 //! Certificates while time goes by: renewed without anybody's hand, refused when they are over.
 
+use rcgen::KeyPair;
+
 use super::super::certificate::{self, read};
+use super::super::close;
 use super::*;
 use crate::model::Incarnation;
 
@@ -112,4 +115,75 @@ async fn clocks_may_be_a_year_apart() {
         let code = raw.closed().await;
         assert!(code.is_some(), "{now_secs}");
     }
+}
+
+/// An identity for `id` as a former member can make one: signed by the cluster's key, which it still
+/// has, for a key of its own.
+fn forged(former: &Identity, id: NodeId) -> Identity {
+    let mut forged = Identity {
+        id,
+        cluster: former.cluster,
+        ca_certificate: former.ca_certificate.clone(),
+        ca_key: KeyPair::from_pem(&former.ca_key.serialize_pem()).unwrap(),
+        certificate: former.certificate.clone(),
+        key: KeyPair::generate().unwrap(),
+    };
+    forged.renew(&PathBuf::from("/nonexistent"), files::now_secs()).unwrap();
+    forged
+}
+
+#[tokio::test]
+async fn a_removed_node_that_signs_itself_another_members_certificate_is_refused() {
+    let mut a = Node::first("a").await;
+    let mut b = a.invite_and_start("b").await;
+    linked(&mut a, &mut b).await;
+    let mut c = a.invite_and_start("c").await;
+    linked(&mut a, &mut c).await;
+    b.up(c.id).await;
+    let former = c.home.identity();
+    a.net.remove("c").await.unwrap();
+    b.members(|m| !m.is_active(c.id)).await;
+    // In the name of a member, of itself, of nobody.
+    for id in [b.id, c.id, NodeId(5)] {
+        let raw = a.connect_as(&forged(&former, id)).await.unwrap();
+        assert_eq!(Some(close::NOT_MEMBER), raw.closed().await, "{id}");
+    }
+    assert!(a.net.peers()[0].up && b.net.peers()[0].up);
+}
+
+#[tokio::test]
+async fn whoever_answers_in_a_members_place_without_its_key_is_not_linked() {
+    let mut a = Node::first("a").await;
+    let mut b = a.invite_and_start("b").await;
+    linked(&mut a, &mut b).await;
+    let former = b.home.identity();
+    // The listener sits where node a looks for node b, and signs with the cluster's key.
+    b.net.shutdown().await;
+    a.down(b.id).await;
+    let (address, id) = (b.home.listen, b.id);
+    drop(b);
+    let port = Port::open(&forged(&former, id), address, true).unwrap();
+    let end = async {
+        loop {
+            let Ok(connection) = port.endpoint.accept().await.unwrap().await else { continue };
+            return connection.closed().await;
+        }
+    };
+    let end = tokio::time::timeout(PATIENCE, end).await.unwrap();
+    assert_eq!(Some(close::NOT_MEMBER), close::code(&end));
+    assert!(!a.net.peers()[0].up);
+}
+
+#[tokio::test]
+async fn a_ticket_is_not_shown_to_a_former_member_that_answers_in_the_inviters_place() {
+    let a = Node::first("a").await;
+    let ticket = a.invite();
+    let (id, address, former) = (a.id, a.home.listen, a.home.identity());
+    a.net.shutdown().await;
+    drop(a);
+    let port = Port::open(&forged(&former, id), address, true).unwrap();
+    let server = tokio::spawn(async move { port.endpoint.accept().await?.await.ok() });
+    let refused = Home::new("b").join(&ticket).await;
+    assert!(matches!(refused, Err(JoinError::Unreachable(_))), "{refused:?}");
+    assert!(server.await.unwrap().is_none(), "no connection, so no stream with the secret");
 }

@@ -32,6 +32,8 @@ struct MemberBytes {
     state: u32,
     #[prost(fixed64, tag = "5")]
     changed: u64,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    key: Option<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -53,6 +55,7 @@ impl From<&Members> for MembersBytes {
                 MemberState::Removed => 2,
             },
             changed: m.changed,
+            key: m.key.map(|key| key.to_vec()),
         };
         let mounts = list.mounts().iter();
         Self {
@@ -99,6 +102,7 @@ impl TryFrom<MemberBytes> for Member {
             addresses: addresses(bytes.addresses)?,
             state,
             changed: bytes.changed,
+            key: bytes.key.map(|key| array(&key, "key of a member")).transpose()?,
         })
     }
 }
@@ -122,6 +126,8 @@ struct TicketBytes {
     secret: Vec<u8>,
     #[prost(uint64, tag = "5")]
     expires_secs: u64,
+    #[prost(bytes = "vec", tag = "6")]
+    key: Vec<u8>,
 }
 
 /// A ticket's bytes, without prefix and checksum.
@@ -132,6 +138,7 @@ pub(in crate::net) fn encode_ticket(ticket: &Ticket) -> Vec<u8> {
         pin: ticket.pin.to_vec(),
         secret: ticket.secret.0.to_vec(),
         expires_secs: ticket.expires_secs,
+        key: ticket.key.to_vec(),
     }
     .encode_to_vec()
 }
@@ -145,5 +152,6 @@ pub(in crate::net) fn decode_ticket(bytes: &[u8]) -> Result<Ticket, WireError> {
         pin: array(&bytes.pin, "certificate pin")?,
         secret: Secret(array(&bytes.secret, "secret")?),
         expires_secs: bytes.expires_secs,
+        key: array(&bytes.key, "key of the inviting node")?,
     })
 }

@@ -272,6 +272,7 @@ fn the_longest_member_list_fits_into_a_message() {
             addresses: vec![format!("{}:7440", "h".repeat(253)); ADDRESSES_MAX],
             state: MemberState::Active,
             changed: id,
+            key: Some([1; 32]),
         });
         if id > limits::NODES_MAX as u64 {
             members.remove(NodeId(id), id);

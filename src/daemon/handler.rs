@@ -44,7 +44,7 @@ impl net::Handler for Handler {
                     self.0.note_hello(peer, hello);
                 }
                 match self.0.actor(mount) {
-                    Some(actor) => actor.inbox.push(Event::Control { peer, message }),
+                    Some(actor) => actor.inbox.push_message(Event::Control { peer, message }).await,
                     None => tracing::debug!(mount, "a peer has a mount that is not here"),
                 }
             }

@@ -1,7 +1,8 @@
 //! Where the control thread of one mount gets everything that happens, in one place.
 //!
 //! Answers to what was handed out are bounded by what is handed out at a time, so they never wait.
-//! Announcements wait for room: their senders are held up, which is the backpressure.
+//! Announcements and messages of peers wait for room: their senders are held up, which is the
+//! backpressure.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,10 @@ use tokio::sync::Semaphore;
 
 /// Announcements that wait for the control thread at most.
 const BULK_MAX: usize = 8;
+
+/// Messages of peers that wait for the control thread at most. They come on one stream for all mounts
+/// of a link, so honest peers must not fill it while one mount stands for minutes.
+const MESSAGES_MAX: usize = 4096;
 
 /// Events taken at a time: one batch of decisions, one transaction.
 const BATCH_MAX: usize = 256;
@@ -22,8 +27,11 @@ pub(super) struct Mailbox<E, B> {
     ready: Condvar,
     room: Arc<Semaphore>,
     express_room: Arc<Semaphore>,
+    message_room: Arc<Semaphore>,
     /// How many records an announcement has.
     weigh: fn(&B) -> usize,
+    /// Whether an event is a message that waited for room.
+    is_message: fn(&E) -> bool,
 }
 
 #[derive(Debug)]
@@ -44,7 +52,7 @@ pub(super) struct Batch<E, B> {
 }
 
 impl<E, B> Mailbox<E, B> {
-    pub(super) fn new(weigh: fn(&B) -> usize) -> Self {
+    pub(super) fn new(weigh: fn(&B) -> usize, is_message: fn(&E) -> bool) -> Self {
         let queues = Queues {
             events: VecDeque::new(),
             express: VecDeque::new(),
@@ -56,7 +64,9 @@ impl<E, B> Mailbox<E, B> {
             ready: Condvar::new(),
             room: Arc::new(Semaphore::new(BULK_MAX)),
             express_room: Arc::new(Semaphore::new(BULK_MAX)),
+            message_room: Arc::new(Semaphore::new(MESSAGES_MAX)),
             weigh,
+            is_message,
         }
     }
 
@@ -70,6 +80,21 @@ impl<E, B> Mailbox<E, B> {
         self.ready.notify_one();
     }
 
+    /// Puts a message behind the other events once there is room for one more.
+    pub(super) async fn push_message(&self, message: E) {
+        if let Ok(permit) = self.message_room.acquire().await {
+            permit.forget();
+        }
+        self.push(message);
+    }
+
+    /// The reader is gone: nobody waits for room any more.
+    pub(super) fn close(&self) {
+        self.room.close();
+        self.express_room.close();
+        self.message_room.close();
+    }
+
     /// Has the reader look around, without a message.
     pub(super) fn wake(&self) {
         self.lock().woken = true;
@@ -79,7 +104,7 @@ impl<E, B> Mailbox<E, B> {
     /// Puts an announcement behind the others of its kind once there is room.
     pub(super) async fn push_bulk(&self, bulk: B, express: bool) {
         let room = if express { &self.express_room } else { &self.room };
-        // The semaphore is never closed; if it were, order would still hold.
+        // Closed only when nobody reads any more.
         if let Ok(permit) = room.acquire().await {
             permit.forget();
         }
@@ -102,11 +127,12 @@ impl<E, B> Mailbox<E, B> {
 
     /// Waits until there is something, or for `at_most`, and takes it. Of the announcements that
     /// may be late, those with `room` records together are taken, and none without room; one is
-    /// never cut, so the last may have more.
-    pub(super) fn take(&self, at_most: Duration, room: usize) -> Batch<E, B> {
+    /// never cut, so the last may have more. Without `express` no announcement is taken at all.
+    pub(super) fn take(&self, at_most: Duration, room: usize, express: bool) -> Batch<E, B> {
+        let room = if express { room } else { 0 };
         let nothing = |queues: &mut Queues<E, B>| {
             queues.events.is_empty()
-                && queues.express.is_empty()
+                && (!express || queues.express.is_empty())
                 && !queues.woken
                 && (room == 0 || queues.bulk.is_empty())
         };
@@ -114,8 +140,11 @@ impl<E, B> Mailbox<E, B> {
         let (mut queues, _) = waited.unwrap_or_else(PoisonError::into_inner);
         queues.woken = false;
         let count = queues.events.len().min(BATCH_MAX);
-        let events = queues.events.drain(..count).collect();
-        let mut bulk: Vec<_> = queues.express.drain(..).collect();
+        let events: Vec<E> = queues.events.drain(..count).collect();
+        self.message_room
+            .add_permits(events.iter().filter(|event| (self.is_message)(event)).count());
+        let urgent = if express { queues.express.len() } else { 0 };
+        let mut bulk: Vec<_> = queues.express.drain(..urgent).collect();
         self.express_room.add_permits(bulk.len());
         let mut taken = 0;
         while taken < room
@@ -137,7 +166,7 @@ mod tests {
     #[test]
     fn announcements_wait_for_room_and_events_do_not() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mailbox = Mailbox::<u32, u32>::new(|_| 1);
+        let mailbox = Mailbox::<u32, u32>::new(|_| 1, |_| true);
         runtime.block_on(async {
             for n in 0..u32::try_from(BULK_MAX).unwrap() {
                 mailbox.push_bulk(n, false).await;
@@ -145,33 +174,63 @@ mod tests {
             let mut blocked = Box::pin(mailbox.push_bulk(99, false));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(1);
-            let batch = mailbox.take(Duration::ZERO, 0);
+            let batch = mailbox.take(Duration::ZERO, 0, true);
             assert_eq!((vec![1], 0), (batch.events, batch.bulk.len()));
             mailbox.push_bulk(50, true).await;
-            assert_eq!(vec![50], mailbox.take(Duration::ZERO, 0).bulk);
-            assert_eq!(vec![0], mailbox.take(Duration::ZERO, 1).bulk);
+            assert_eq!(vec![50], mailbox.take(Duration::ZERO, 0, true).bulk);
+            assert_eq!(vec![0], mailbox.take(Duration::ZERO, 1, true).bulk);
             blocked.await;
             for n in 1..u32::try_from(BULK_MAX).unwrap() {
-                assert_eq!(vec![n], mailbox.take(Duration::ZERO, 1).bulk);
+                assert_eq!(vec![n], mailbox.take(Duration::ZERO, 1, true).bulk);
             }
-            assert_eq!(vec![99], mailbox.take(Duration::ZERO, 1).bulk);
+            assert_eq!(vec![99], mailbox.take(Duration::ZERO, 1, true).bulk);
         });
     }
 
     #[test]
     fn announcements_are_taken_while_there_is_room_for_their_records() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mailbox = Mailbox::<(), usize>::new(|&records| records);
+        let mailbox = Mailbox::<(), usize>::new(|&records| records, |()| false);
         runtime.block_on(async {
             for records in [0, 2, 3, 4, 5] {
                 mailbox.push_bulk(records, false).await;
             }
         });
-        let take = |room| mailbox.take(Duration::ZERO, room).bulk;
+        let take = |room| mailbox.take(Duration::ZERO, room, true).bulk;
         assert_eq!(vec![0, 2], take(3), "one without records counts as one");
         assert_eq!(vec![3, 4], take(4), "the last one is not cut");
         assert!(take(0).is_empty());
         assert_eq!(vec![5], take(1));
+    }
+
+    #[test]
+    fn messages_of_peers_wait_for_room_and_answers_do_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mailbox = Mailbox::<u32, ()>::new(|()| 1, |&event| event > 0);
+        runtime.block_on(async {
+            for n in 1..=u32::try_from(MESSAGES_MAX).unwrap() {
+                mailbox.push_message(n).await;
+            }
+            let mut blocked = Box::pin(mailbox.push_message(99));
+            assert!(futures_now(&mut blocked).await.is_none());
+            mailbox.push(0);
+            assert_eq!(BATCH_MAX, mailbox.take(Duration::ZERO, 0, true).events.len());
+            blocked.await;
+            while !mailbox.take(Duration::ZERO, 0, true).events.is_empty() {}
+            assert_eq!(MESSAGES_MAX, mailbox.message_room.available_permits());
+        });
+    }
+
+    #[test]
+    fn a_reader_that_is_full_takes_no_announcement_at_all() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mailbox = Mailbox::<(), u32>::new(|_| 1, |()| false);
+        runtime.block_on(async {
+            mailbox.push_bulk(1, true).await;
+            mailbox.push_bulk(2, false).await;
+        });
+        assert!(mailbox.take(Duration::ZERO, 9, false).bulk.is_empty());
+        assert_eq!(vec![1, 2], mailbox.take(Duration::ZERO, 9, true).bulk);
     }
 
     async fn futures_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

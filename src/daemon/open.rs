@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::actor::{Actor, Inbox, Place, start_watch};
+use super::actor::{Actor, Bulk, Event, Inbox, Place, start_watch};
 use super::halt::Halt;
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
@@ -64,7 +64,9 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
             Ok((actor, threads)) => {
                 shared.note_halt(&place.name, None);
                 ready.send(()).unwrap_or_default();
+                let inbox = actor.inbox.clone();
                 let result = actor.run();
+                inbox.close();
                 let mut actors = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
                 actors.remove(&place.name);
                 drop(actors);
@@ -122,7 +124,7 @@ pub(super) fn open(
         held_classes: index.held_classes()?,
     };
     let inbox: Arc<Inbox> =
-        Arc::new(Mailbox::new(|bulk: &super::actor::Bulk| bulk.announce.records.len()));
+        Arc::new(Mailbox::new(records_of, |event| matches!(event, Event::Control { .. })));
     let (workers, threads) = Workers::start(&place.name, &mount, &place.policy, &inbox, journal)
         .map_err(io("start a thread"))?;
     let (watcher, halted) = watch(place, &inbox);
@@ -165,6 +167,10 @@ pub(super) fn open(
         stopping: false,
     };
     Ok((actor, threads))
+}
+
+fn records_of(bulk: &Bulk) -> usize {
+    bulk.announce.records.len()
 }
 
 fn open_mount(place: &Place) -> Result<Mount, OpenError> {

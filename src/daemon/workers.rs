@@ -271,7 +271,7 @@ mod tests {
         let path = folder.path().join("boot");
         let boot = Arc::new(Boot::begin(&path).unwrap());
         let journal = Journal { log: tempfile::tempfile().unwrap(), boot };
-        let inbox = Mailbox::new(|_| 1);
+        let inbox = Mailbox::new(|_| 1, |_| false);
         let (groups, queue) = channel();
         for name in ["a", "b", "c"] {
             let request = ApplyRequest {
@@ -287,7 +287,7 @@ mod tests {
         }
         drop(groups);
         apply(&queue, &mount, &inbox, &journal);
-        let events = inbox.take(Duration::ZERO, 0).events;
+        let events = inbox.take(Duration::ZERO, 0, true).events;
         let [Event::Applied(outcomes)] = &events[..] else { panic!("{events:?}") };
         assert_eq!(3, outcomes.len());
         assert_eq!(3, Boot::left(&path).unwrap().visible.len());

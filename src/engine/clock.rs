@@ -3,6 +3,7 @@
 //! After Kulkarni et al., "Logical Physical Clocks" (2014), with both parts in one number: when the
 //! wall clock stands or goes back, the counter goes on by one nanosecond an edit.
 
+use crate::model::limits::CLOCK_NS_MAX;
 use crate::model::{NodeId, Stamp};
 
 /// A moment, as the caller's clocks tell it.
@@ -34,9 +35,12 @@ impl Clock {
         Stamp { counter: self.last, node: self.node }
     }
 
-    /// Notes a stamp that was made elsewhere: later stamps made here are after it.
+    /// Notes a stamp that was made elsewhere: later stamps made here are after it. One that no clock
+    /// can have made is not followed: the next ones would leave what a peer believes.
     pub fn observe(&mut self, stamp: Stamp) {
-        self.last = self.last.max(stamp.counter);
+        if stamp.counter < CLOCK_NS_MAX {
+            self.last = self.last.max(stamp.counter);
+        }
     }
 }
 
@@ -54,5 +58,15 @@ mod tests {
         let third = clock.stamp(at(60));
         assert!(first < second && second < third);
         assert!(third.counter > 500);
+    }
+
+    #[test]
+    fn a_stamp_from_beyond_all_clocks_does_not_set_this_one() {
+        let mut clock = Clock::new(NodeId(1), 0);
+        for counter in [CLOCK_NS_MAX, u64::MAX] {
+            clock.observe(Stamp { counter, node: NodeId(2) });
+        }
+        let now = Now { monotonic_ms: 0, wall_ns: 100 };
+        assert_eq!([100, 101], [clock.stamp(now).counter, clock.stamp(now).counter]);
     }
 }

@@ -4,6 +4,7 @@ use rusqlite::{OptionalExtension, Row as SqlRow};
 
 use super::{Index, IndexError, limit, reading, signed, unsigned};
 use crate::engine::fingerprint::Fingerprint;
+use crate::model::limits::CLOCK_NS_MAX;
 use crate::model::{
     ContentId, Entry, Lane, LinkGroup, Mtime, NodeId, Record, RelPath, Sequence, Signature,
 };
@@ -82,8 +83,10 @@ impl Index {
         self.head = Sequence((wall_ns / 1000).max(self.head.0 + 1));
         self.lane_heads[lane as usize] = self.head;
         let version = &record.version;
-        let counters = [version.stamp.counter, version.touched.counter, self.last_counter];
-        self.last_counter = counters.into_iter().max().unwrap_or_default();
+        // What does not set the clock is no counter to go on from, either.
+        let counters = [version.stamp.counter, version.touched.counter];
+        let believed = counters.into_iter().filter(|counter| *counter < CLOCK_NS_MAX).max();
+        self.last_counter = self.last_counter.max(believed.unwrap_or_default());
         let kept = before.as_ref().and_then(|row| row.signature).filter(|_| record.is_live());
         // Until the path is a directory again, whoever has not seen it go must see it go in order.
         let still = !record.is_dir() && before.is_some_and(|row| row.ordered);

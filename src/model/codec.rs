@@ -249,6 +249,10 @@ impl TryFrom<VersionBytes> for Version {
 
     fn try_from(bytes: VersionBytes) -> Result<Self, DecodeError> {
         let stamp: Stamp = bytes.stamp.ok_or(DecodeError::Field("stamp"))?.into();
+        let all = bytes.seen.iter().chain(&bytes.decided).chain(&bytes.touched);
+        if all.map(|s| s.counter).chain([stamp.counter]).any(|c| c > limits::NUMBER_MAX) {
+            return Err(DecodeError::Field("counter"));
+        }
         let vector_of = |stamps: &[StampBytes]| {
             VersionVector::from_pairs(stamps.iter().map(|s| (NodeId(s.node), s.counter)))
         };
@@ -304,8 +308,10 @@ mod tests {
     }
 
     fn versions() -> impl Strategy<Value = Version> {
-        let pairs = prop::collection::vec((any::<u64>(), any::<u64>()), 1..5);
-        (pairs, any::<bool>(), any::<(u64, u64)>()).prop_map(|(pairs, joined, (c, n))| {
+        let pair = || (any::<u64>(), 0..=limits::NUMBER_MAX);
+        let pairs = prop::collection::vec(pair(), 1..5);
+        let touched = pair().prop_map(|(node, counter)| (counter, node));
+        (pairs, any::<bool>(), touched).prop_map(|(pairs, joined, (c, n))| {
             let stamp = Stamp { counter: pairs[0].1, node: NodeId(pairs[0].0) };
             let seen = VersionVector::from_pairs(pairs.into_iter().map(|(n, c)| (NodeId(n), c)));
             let touched = Stamp { counter: c, node: NodeId(n) };
@@ -330,6 +336,20 @@ mod tests {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             drop(Record::decode(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_counter_that_the_index_cannot_hold_is_refused() {
+        let record = |counter| {
+            let version = Version::edit(Stamp { counter, node: NodeId(1) }, None);
+            Record { path: RelPath::root(), entry: None, version }
+        };
+        let last = record(limits::NUMBER_MAX);
+        assert_eq!(last, Record::decode(&last.encode()).unwrap());
+        for counter in [limits::NUMBER_MAX + 1, u64::MAX] {
+            let refused = Record::decode(&record(counter).encode());
+            assert!(matches!(refused, Err(DecodeError::Field("counter"))), "{refused:?}");
         }
     }
 }

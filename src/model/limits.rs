@@ -16,6 +16,14 @@ pub const SYMLINK_BYTES_MAX: usize = 4096;
 /// and its block hold, with room for xfs.
 pub const XATTR_BYTES_MAX: usize = 256 << 10;
 
+/// Highest sequence, and highest counter of a stamp, that is believed: what SQLite's integers hold.
+/// As nanoseconds since 1970 it is the year 2262.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;
+
+/// Counters of stamps from here on, the year 2200, do not set the clock: somebody made them up, and
+/// stamps made after them would soon be beyond [`NUMBER_MAX`].
+pub const CLOCK_NS_MAX: u64 = 7_258_118_400 * 1_000_000_000;
+
 /// Nodes in a cluster; sizes version vectors that come from outside.
 pub const NODES_MAX: usize = 64;
 
@@ -33,6 +41,10 @@ pub const ANNOUNCE_RECORDS_MAX: usize = 1024;
 
 /// Records decided for and not applied yet, per mount; beyond it bulk lanes are not read.
 pub const WANTS_MAX: usize = 16_384;
+
+/// Wants of any kind, per mount, at which nothing more is read of any peer: some 200 MiB. Far above
+/// what wants that wait for others can come to, unless somebody wants to do harm.
+pub const WANTS_STUFFED: usize = 262_144;
 
 /// Paths the engine remembers as changed, per mount, before it asks for a scan instead.
 pub const DIRTY_MAX: usize = 65_536;

@@ -4,9 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::{CryptoError, HmacKey};
@@ -15,10 +15,10 @@ use quinn::{
     IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
+use super::doorman::{Doorman, HANDSHAKES_MAX, Verdict};
 use super::identity::{Identity, IdentityError};
 use super::members::MemberState;
 use super::peer::Arrival;
@@ -65,8 +65,7 @@ const _: () = assert!(MTU_MAX as u32 * OFFLOAD_PACKETS_MAX <= 65_507);
 /// Bytes of the socket's buffers: some 40 ms at 1 Gbit/s.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
-/// Handshakes at a time; from a quarter of it on, addresses have to be proven first.
-const HANDSHAKES_MAX: usize = 64;
+/// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Nodes that join at a time.
@@ -278,7 +277,7 @@ async fn reopen(shared: &Shared, listen: SocketAddr) -> Option<Port> {
 }
 
 async fn serve(shared: &Arc<Shared>, port: &Port) -> End {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let door = Arc::new(Mutex::new(Doorman::default()));
     let mut stop = shared.stop.clone();
     let mut tasks = JoinSet::new();
     loop {
@@ -286,20 +285,14 @@ async fn serve(shared: &Arc<Shared>, port: &Port) -> End {
             () = stopped(&mut stop) => return End::Stopped,
             incoming = port.endpoint.accept() => match incoming {
                 Some(incoming) => {
-                    let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-                        incoming.refuse();
-                        continue;
-                    };
-                    let few = handshakes.available_permits() > HANDSHAKES_MAX * 3 / 4;
-                    if !few && !incoming.remote_address_validated() && incoming.may_retry() {
+                    if let Some(guest) = judged(&door, &incoming) {
+                        let shared = shared.clone();
+                        tasks.spawn(async move { admit(&shared, incoming, guest).await });
+                    } else if incoming.may_retry() && !incoming.remote_address_validated() {
                         drop(incoming.retry());
-                        continue;
+                    } else {
+                        incoming.ignore();
                     }
-                    let shared = shared.clone();
-                    tasks.spawn(async move {
-                        admit(&shared, incoming).await;
-                        drop(permit);
-                    });
                 }
                 None => return End::Failed,
             },
@@ -308,8 +301,25 @@ async fn serve(shared: &Arc<Shared>, port: &Port) -> End {
     }
 }
 
+/// One whom the doorman let in; gone when it is dropped.
+struct Guest(Arc<Mutex<Doorman>>, IpAddr);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).left(self.1);
+    }
+}
+
+fn judged(door: &Arc<Mutex<Doorman>>, incoming: &Incoming) -> Option<Guest> {
+    let from = incoming.remote_address().ip();
+    let proven = incoming.remote_address_validated();
+    let mut doorman = door.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdict = doorman.judge(from, proven, Instant::now());
+    (verdict == Verdict::Admit).then(|| Guest(door.clone(), from))
+}
+
 /// Finds out who comes in and hands the connection on.
-async fn admit(shared: &Arc<Shared>, incoming: Incoming) {
+async fn admit(shared: &Arc<Shared>, incoming: Incoming, guest: Guest) {
     let from = incoming.remote_address();
     let Ok(connecting) = incoming.accept() else { return };
     let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
@@ -321,7 +331,11 @@ async fn admit(shared: &Arc<Shared>, incoming: Incoming) {
         Err(_) => return,
     };
     match tls::protocol(&connection).as_deref() {
-        Some(tls::ALPN_LINK) => arrived(shared, connection, from),
+        Some(tls::ALPN_LINK) => {
+            // From here on the peer's task counts.
+            drop(guest);
+            arrived(shared, connection, from);
+        }
         Some(tls::ALPN_JOIN) => enrol::serve(shared, connection).await,
         _ => close::close(&connection, close::PROTOCOL, "no protocol"),
     }
@@ -335,7 +349,10 @@ fn arrived(shared: &Shared, connection: Connection, from: SocketAddr) {
         return close::close(&connection, close::NOT_MEMBER, "not a member");
     };
     if !tls::has_key_of(&connection, peer) {
-        warn!(%from, peer = peer.name, "refused a connection: not with the key of that node");
+        if let Some(left_out) = shared.strangers.pass(Instant::now()) {
+            let peer = &peer.name;
+            warn!(%from, peer, left_out, "refused a connection: not with the key of that node");
+        }
         return close::close(&connection, close::NOT_MEMBER, "not the node's key");
     }
     if peer.state == MemberState::Removed {
@@ -343,7 +360,9 @@ fn arrived(shared: &Shared, connection: Connection, from: SocketAddr) {
         return close::close(&connection, close::REMOVED, &peer.name);
     }
     if peer.id == shared.id {
-        warn!(%from, "refused a connection: another node uses this node's identity");
+        if let Some(left_out) = shared.strangers.pass(Instant::now()) {
+            warn!(%from, left_out, "refused a connection: another node uses this node's identity");
+        }
         return close::close(&connection, close::NOT_MEMBER, "the same identity twice");
     }
     let arrival = if peer.id < shared.id {

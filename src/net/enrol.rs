@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::Connection;
 use tracing::{debug, info, warn};
@@ -49,7 +49,9 @@ async fn answer(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Str
             EnrolReply::Enrolled(Box::new(enrolment))
         }
         Err((refusal, reason)) => {
-            warn!(peer = name, %from, ?refusal, reason, "refused to enrol a node");
+            if let Some(left_out) = shared.refusals.pass(Instant::now()) {
+                warn!(peer = name, %from, ?refusal, reason, left_out, "refused to enrol a node");
+            }
             EnrolReply::Refused(refusal, reason)
         }
     };

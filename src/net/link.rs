@@ -16,6 +16,7 @@ use tracing::debug;
 use super::api::NetEvent;
 use super::endpoint::{LANE_STREAMS_MAX, LINK_WINDOW, REQUEST_STREAMS_MAX, STREAM_WINDOW};
 use super::lanes::{self, LaneSender, OpenLanes};
+use super::members::MOUNTS_MAX;
 use super::service::Shared;
 use super::stream::{StreamError, expect_frame, read_frame, write_frame};
 use super::wire::{CONTROL_BYTES_MAX, ControlMessage, Hello, LaneHead};
@@ -38,6 +39,10 @@ const CONTROL_QUEUE: usize = 256;
 /// Bytes of control messages written at a time.
 const CONTROL_BATCH_BYTES: usize = 64 << 10;
 
+/// Greetings of mounts on one link: a mount greets once, and again when it is opened anew, its policy
+/// is another one, or its index had to forget something. Each may cost the receiver a look at all records.
+const MOUNT_HELLOS_MAX: usize = 16 * MOUNTS_MAX;
+
 const CONTROL_PRIORITY: i32 = 100;
 
 /// Fetches of the lanes `Urgent` and `Release` at a time, per link.
@@ -47,7 +52,7 @@ const URGENT_FETCHES_MAX: usize = 4;
 /// [`LINK_WINDOW`] even if all of them are stuck.
 const BULK_FETCHES_MAX: usize = 12;
 
-/// Calls at a time, per link.
+/// Calls at a time, per link, asked or answered.
 const RPCS_MAX: usize = 4;
 
 const _: () = {
@@ -191,6 +196,8 @@ pub(super) struct Ended {
     pub(super) reason: String,
     /// Whether it had been up.
     pub(super) was_up: bool,
+    /// The peer broke the protocol.
+    pub(super) violation: bool,
 }
 
 /// Runs a link over a connection to an authenticated member, until it ends; by then the
@@ -208,7 +215,7 @@ pub(super) async fn run(
         Ok(Err(error)) => return ended(&connection, &error, false),
         Err(_) => {
             close::close(&connection, close::TIMEOUT, "no greeting");
-            return Ended { reason: "no greeting".to_owned(), was_up: false };
+            return Ended::of("no greeting", false);
         }
     };
     let protocol = hello.protocol_max.min(PROTOCOL_MAX);
@@ -217,7 +224,7 @@ pub(super) async fn run(
         let reason =
             format!("peer speaks {min} to {max}, this node {PROTOCOL_MIN} to {PROTOCOL_MAX}");
         close::close(&connection, close::VERSION, &reason);
-        return Ended { reason: format!("no common protocol: {reason}"), was_up: false };
+        return Ended::of(&format!("no common protocol: {reason}"), false);
     }
     connection.set_receive_window(VarInt::from_u64(window(0)).unwrap_or(VarInt::MAX));
     connection.set_max_concurrent_bi_streams(REQUEST_STREAMS_MAX.into());
@@ -257,22 +264,29 @@ pub(super) async fn run(
     ended
 }
 
+impl Ended {
+    fn of(reason: &str, was_up: bool) -> Self {
+        Self { reason: reason.to_owned(), was_up, violation: false }
+    }
+}
+
 /// Closes the connection if it is not closed yet, and says why the link ended.
 fn ended(connection: &Connection, error: &StreamError, was_up: bool) -> Ended {
     if let StreamError::Farewell(code) = error {
         close::close(connection, close::FAREWELL, "");
-        return Ended { reason: close::code_words(*code).to_owned(), was_up };
+        return Ended::of(close::code_words(*code), was_up);
     }
     if let Some(lost) = connection.close_reason() {
-        return Ended { reason: close::words(&lost), was_up };
+        return Ended::of(&close::words(&lost), was_up);
     }
     let words = error.words();
     if error.is_violation() {
         close::close(connection, close::PROTOCOL, &words);
-        return Ended { reason: format!("protocol violation: {words}"), was_up };
+        let reason = format!("protocol violation: {words}");
+        return Ended { reason, was_up, violation: true };
     }
     close::close(connection, close::SHUTDOWN, "");
-    Ended { reason: words, was_up }
+    Ended::of(&words, was_up)
 }
 
 /// Opens or accepts the control stream, and exchanges greetings on it.
@@ -362,6 +376,7 @@ async fn say_bye(mut stream: SendStream, code: VarInt) -> StreamError {
 }
 
 async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream) -> StreamError {
+    let mut hellos = 0;
     loop {
         let message = match read_frame(&mut stream, CONTROL_BYTES_MAX).await {
             Ok(Some(message)) => ControlMessage::decode(&message),
@@ -381,7 +396,13 @@ async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream
                 shared.certificate_renewed(peer, ends_secs);
             }
             Ok(Some(ControlMessage::Bye(code))) => return StreamError::Farewell(code.into()),
-            Ok(Some(message)) => shared.handler.event(NetEvent::Control { peer, message }).await,
+            Ok(Some(message)) => {
+                hellos += usize::from(matches!(message, ControlMessage::MountHello(_)));
+                if hellos > MOUNT_HELLOS_MAX {
+                    return StreamError::Unexpected("number of greetings of mounts");
+                }
+                shared.handler.event(NetEvent::Control { peer, message }).await;
+            }
             Ok(None) => debug!(%peer, "ignored a message of an unknown kind"),
             Err(error) => return error.into(),
         }
@@ -397,6 +418,7 @@ async fn serve(
     tasks: &mut JoinSet<Result<(), StreamError>>,
 ) -> StreamError {
     let open = Arc::new(OpenLanes::default());
+    let calls = Arc::new(Semaphore::new(RPCS_MAX));
     let mut lanes = 0;
     loop {
         tokio::select! {
@@ -411,7 +433,8 @@ async fn serve(
             },
             stream = connection.accept_bi() => match stream {
                 Ok((send, receive)) => {
-                    tasks.spawn(requests::answer(shared.clone(), peer, send, receive));
+                    let calls = calls.clone();
+                    tasks.spawn(requests::answer(shared.clone(), peer, send, receive, calls));
                 }
                 Err(_) => return StreamError::Closed,
             },

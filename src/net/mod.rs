@@ -9,6 +9,7 @@
 mod api;
 mod certificate;
 mod close;
+mod doorman;
 mod endpoint;
 mod enrol;
 mod files;
@@ -24,6 +25,7 @@ mod requests;
 mod roster;
 mod service;
 mod stream;
+mod throttle;
 mod ticket;
 mod tickets;
 mod tls;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use quinn::{Connection, ConnectionError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::certificate::dns_name;
 use super::endpoint::Port;
@@ -47,6 +47,14 @@ const KNOCK_GRACE: Duration = Duration::from_millis(500);
 /// How long a peer may take to close a link that this node wants to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long a peer that broke the protocol is refused, at first and at most: doubled each time, so
+/// that one that does nothing else costs a line of the log a minute.
+const SHUN_DELAY: Duration = Duration::from_secs(1);
+const SHUN_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// A link that lasted this long makes up for what was before.
+const FORGIVEN: Duration = Duration::from_secs(600);
+
 /// What came from the peer.
 pub(super) enum Arrival {
     /// The link that it dialled.
@@ -63,6 +71,7 @@ struct Task {
     knocked_from: Option<SocketAddr>,
     redial: Duration,
     knock: Duration,
+    shun: Duration,
 }
 
 /// Keeps the link up until `arrivals` is closed. Then the link is closed: as removed, if the peer
@@ -75,6 +84,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: NodeId, arrivals: mpsc::Recei
         knocked_from: None,
         redial: REDIAL_DELAY,
         knock: Duration::ZERO,
+        shun: SHUN_DELAY,
     };
     let mut next = None;
     loop {
@@ -178,6 +188,18 @@ impl Task {
         if !ended.was_up && matches!(held, Held::Ended) {
             self.shared.link_failed(self.peer, &ended.reason);
         }
+        if since.elapsed() > FORGIVEN {
+            self.shun = SHUN_DELAY;
+        }
+        if ended.violation {
+            if let Held::Replaced(newer) = held {
+                close::close(&newer, close::BUSY, "after a protocol violation");
+            }
+            return match self.shun(&ended.reason).await {
+                Some(()) => Held::Ended,
+                None => Held::Stopped,
+            };
+        }
         if knocked || (ended.was_up && since.elapsed() > STABLE) {
             self.redial = REDIAL_DELAY;
         } else if matches!(held, Held::Ended) && self.shared.id < self.peer {
@@ -187,6 +209,27 @@ impl Task {
             }
         }
         held
+    }
+
+    /// Refuses the peer for a while: it would do the same at once again. Nothing if the node or the
+    /// peer's membership ends.
+    async fn shun(&mut self, reason: &str) -> Option<()> {
+        let pause = self.shun;
+        self.shun = (self.shun * 2).min(SHUN_DELAY_MAX);
+        let pause_seconds = pause.as_secs();
+        warn!(peer = %self.peer, reason, pause_seconds, "the peer is refused for a while");
+        let mut over = pin!(tokio::time::sleep(pause));
+        loop {
+            tokio::select! {
+                () = &mut over => return Some(()),
+                arrival = self.arrivals.recv() => match arrival? {
+                    Arrival::Link(connection) => {
+                        close::close(&connection, close::BUSY, "after a protocol violation");
+                    }
+                    Arrival::Knock(from) => self.knocked_from = Some(from),
+                },
+            }
+        }
     }
 
     /// Waits before the next round of dialling, or until there is a reason not to; nothing if the

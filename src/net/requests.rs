@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
@@ -209,17 +210,21 @@ fn fetch_error(error: &StreamError) -> FetchError {
     }
 }
 
-/// Answers one request stream of a peer.
+/// Answers one request stream of a peer. `calls`: those that are answered at a time.
 pub(super) async fn answer(
     shared: Arc<Shared>,
     peer: NodeId,
     mut send: SendStream,
     mut receive: RecvStream,
+    calls: Arc<Semaphore>,
 ) -> Result<(), StreamError> {
     let request = expect_frame(&mut receive, FRAME_BYTES_MAX).await?;
     match Request::decode(&request)? {
         Some(Request::Fetch(request)) => send_content(shared, peer, send, request).await,
-        Some(Request::Rpc(request)) => answer_rpc(shared, peer, send, request).await,
+        Some(Request::Rpc(request)) => {
+            let _turn = calls.acquire().await.map_err(|_| StreamError::Closed)?;
+            answer_rpc(shared, peer, send, request).await
+        }
         None => {
             debug!(%peer, "ignored a request of an unknown kind");
             drop(send.reset(close::UNKNOWN));

@@ -21,9 +21,10 @@ use super::link::LinkHandle;
 use super::members::{MOUNTS_MAX, Member, MemberState, Members, is_address};
 use super::peer::{self, ARRIVALS_MAX, Arrival};
 use super::roster::{Roster, RosterError};
+use super::throttle::Throttle;
 use super::wire::Hello;
 use super::{files, renew, tls};
-use crate::model::NodeId;
+use crate::model::{NodeId, limits};
 
 /// How long stopping may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -83,6 +84,10 @@ pub(super) struct Shared {
     pub(super) port: watch::Sender<Option<Port>>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) joins: Semaphore,
+    /// Lines about whoever comes with a certificate of the cluster and is no member.
+    pub(super) strangers: Throttle,
+    /// Lines about whoever wants to join.
+    pub(super) refusals: Throttle,
     /// When this node's certificate ends, in seconds since 1970.
     pub(super) certificate_ends_secs: watch::Sender<u64>,
     started: SystemTime,
@@ -218,6 +223,8 @@ impl Net {
             port: watch::Sender::new(Some(port.clone())),
             stop: stopped,
             joins: Semaphore::new(JOINS_MAX),
+            strangers: Throttle::default(),
+            refusals: Throttle::default(),
             certificate_ends_secs: watch::Sender::new(ends_secs),
             started: SystemTime::now(),
             peers: Mutex::default(),
@@ -299,6 +306,11 @@ impl Net {
         }
         info!(peer = name, "removed from the cluster");
         Ok(id)
+    }
+
+    #[cfg(test)]
+    pub(super) fn dialled(&self) -> usize {
+        self.shared.peers().len()
     }
 
     #[cfg(test)]
@@ -428,6 +440,10 @@ fn set_peers(shared: &Arc<Shared>, members: &Members, tasks: &mut JoinSet<()>) {
     let mut peers = shared.peers();
     peers.retain(|id, _| is_wanted(*id));
     for id in members.iter().map(|m| m.id).filter(|id| is_wanted(*id)) {
+        // A list may have more, if a member wants to do harm; those that are known are kept.
+        if peers.len() >= limits::NODES_MAX && !peers.contains_key(&id) {
+            continue;
+        }
         peers.entry(id).or_insert_with(|| {
             let (arrivals, receiver) = mpsc::channel(ARRIVALS_MAX);
             tasks.spawn(peer::run(shared.clone(), id, receiver));

@@ -126,7 +126,7 @@ async fn garbage_on_the_port_disturbs_no_link() {
 }
 
 /// A node that runs, and the identity of a member with a smaller id, which it takes links from.
-async fn node_and_smaller_identity() -> (Node, Identity) {
+pub(super) async fn node_and_smaller_identity() -> (Node, Identity) {
     let first = Node::first("first").await;
     let home = Home::new("second");
     let joined = home.join(&first.invite()).await.unwrap();
@@ -136,55 +136,6 @@ async fn node_and_smaller_identity() -> (Node, Identity) {
     let second = home.start().await;
     first.net.shutdown().await;
     (second, first.home.identity())
-}
-
-#[tokio::test]
-async fn whoever_breaks_the_protocol_loses_the_connection() {
-    let (mut node, smaller) = node_and_smaller_identity().await;
-    let hello = ControlMessage::Hello(Hello {
-        protocol_min: 1,
-        protocol_max: 1,
-        features: 0,
-        name: "rogue".to_owned(),
-        release: "0".to_owned(),
-    });
-    let good = frame::encode(&hello.encode()).unwrap();
-    let too_long = [0xff, 0xff, 0xff, 0x7f, 0];
-    let empty_state = frame::encode(&[0x22, 0]).unwrap();
-    for (first, second) in [
-        (b"GET / HTTP/1.1\r\n".to_vec(), Vec::new()),
-        (too_long.to_vec(), Vec::new()),
-        (good.clone(), b"garbage and some more of it".to_vec()),
-        (good.clone(), too_long.to_vec()),
-        (good.clone(), empty_state),
-        (good.clone(), good.clone()),
-    ] {
-        let raw = node.connect_as(&smaller).await.unwrap();
-        let (mut send, _receive) = raw.connection.open_bi().await.unwrap();
-        send.write_all(&first).await.unwrap();
-        drop(send.write_all(&second).await);
-        assert_eq!(Some(close::PROTOCOL), raw.closed().await, "{first:?} {second:?}");
-    }
-    // A lane that makes no sense, opened twice, or cut short.
-    let head = frame::encode(&LaneHead { mount: "var".to_owned(), lane: Lane::Normal }.encode());
-    let head = head.unwrap();
-    for lanes in [
-        vec![b"no lane".to_vec()],
-        vec![head.clone(), head.clone()],
-        vec![[head, vec![9]].concat()],
-    ] {
-        let raw = node.connect_as(&smaller).await.unwrap();
-        let (mut send, _receive) = raw.connection.open_bi().await.unwrap();
-        send.write_all(&good).await.unwrap();
-        node.up(smaller.id).await;
-        for lane in &lanes {
-            let mut send = raw.connection.open_uni().await.unwrap();
-            send.write_all(lane).await.unwrap();
-            send.finish().unwrap();
-        }
-        assert_eq!(Some(close::PROTOCOL), raw.closed().await, "{lanes:?}");
-        assert!(node.down(smaller.id).await.starts_with("protocol violation"));
-    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod enrol;
 mod faults;
+mod hostile;
 mod traffic;
 mod trust;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{Message, Oneof};
 
-use super::{RECORD_BYTES_MAX, WireError, label};
+use super::{RECORD_BYTES_MAX, WireError, label, sequence};
 use crate::model::{Kind, Lane, Record, RecordBytes, Sequence, limits};
 
 /// The first frame of a lane's stream.
@@ -137,7 +137,7 @@ impl Announce {
         check_lengths(bytes)?;
         let AnnounceBytes { records, progress, moved } = AnnounceBytes::decode(bytes)?;
         let records = records.iter().map(|r| Announced::decode(r)).collect::<Result<_, _>>()?;
-        Ok(Self { records, progress: Sequence(progress), moved: Sequence(moved) })
+        Ok(Self { records, progress: sequence(progress)?, moved: sequence(moved)? })
     }
 }
 
@@ -149,9 +149,9 @@ impl Announced {
             return Err(WireError::Field("content"));
         }
         Ok(Self {
-            sequence: Sequence(bytes.sequence),
+            sequence: sequence(bytes.sequence)?,
             record,
-            after: bytes.after.map(Sequence),
+            after: bytes.after.map(sequence).transpose()?,
             content: bytes.content.map(Into::into),
         })
     }

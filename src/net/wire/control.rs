@@ -3,7 +3,7 @@
 use prost::{Message, Oneof};
 
 use super::members::MembersBytes;
-use super::{CONTROL_BYTES_MAX, WireError, array, clip, label, node, text};
+use super::{CONTROL_BYTES_MAX, WireError, array, clip, label, node, sequence, text};
 use crate::model::{Incarnation, Lane, NodeId, Sequence, limits};
 use crate::net::members::Members;
 
@@ -298,8 +298,9 @@ fn cursor_bytes(cursors: &[(Lane, Sequence)]) -> Vec<CursorBytes> {
 fn cursors(bytes: &[CursorBytes]) -> Result<Vec<(Lane, Sequence)>, WireError> {
     let mut cursors: Vec<(Lane, Sequence)> = bytes
         .iter()
-        .filter_map(|b| Some((Lane::from_number(b.lane)?, Sequence(b.sequence))))
-        .collect();
+        .filter_map(|b| Some((Lane::from_number(b.lane)?, b.sequence)))
+        .map(|(lane, number)| Ok((lane, sequence(number)?)))
+        .collect::<Result<_, WireError>>()?;
     cursors.sort_unstable();
     if cursors.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(WireError::Field("cursors"));
@@ -337,9 +338,11 @@ impl TryFrom<MountHelloBytes> for MountHello {
             known: Incarnation(bytes.known),
             cursors: cursors(&bytes.cursors)?,
             paused: bytes.paused,
-            head: Sequence(bytes.head),
-            former: (bytes.former != 0)
-                .then_some((Incarnation(bytes.former), Sequence(bytes.former_head))),
+            head: sequence(bytes.head)?,
+            former: match bytes.former {
+                0 => None,
+                life => Some((Incarnation(life), sequence(bytes.former_head)?)),
+            },
         })
     }
 }
@@ -371,7 +374,7 @@ impl TryFrom<MountStateBytes> for MountState {
         }
         Ok(Self {
             mount: label(bytes.mount, "mount name")?,
-            head: Sequence(bytes.head),
+            head: sequence(bytes.head)?,
             fingerprint: array(&bytes.fingerprint, "fingerprint")?,
             versions_fingerprint: array(&bytes.versions_fingerprint, "versions fingerprint")?,
             files: bytes.files,

@@ -18,7 +18,7 @@ pub use enrol::{EnrolReply, EnrolRequest, Enrolment, Refusal};
 pub(super) use members::{decode_ticket, encode_ticket};
 pub use request::{FetchReply, FetchRequest, Request, RpcReply, RpcRequest};
 
-use crate::model::{DecodeError, NodeId, RelPath, limits};
+use crate::model::{DecodeError, NodeId, RelPath, Sequence, limits};
 
 /// Bytes of a control, request or enrolment frame's message: a member list of a full cluster fits
 /// with room, and protobuf cannot blow it up to more than some ten MiB.
@@ -91,6 +91,15 @@ fn array<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], W
 
 fn path(bytes: &[u8]) -> Result<RelPath, WireError> {
     RelPath::parse(bytes).map_err(|_| WireError::Field("path"))
+}
+
+/// Sequences are counted on from, and kept in the index.
+fn sequence(number: u64) -> Result<Sequence, WireError> {
+    if number > limits::NUMBER_MAX {
+        Err(WireError::Field("sequence"))
+    } else {
+        Ok(Sequence(number))
+    }
 }
 
 fn node(number: u64) -> Result<NodeId, WireError> {

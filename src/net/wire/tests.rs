@@ -13,20 +13,24 @@ use crate::net::members::Members;
 use crate::net::members::tests::member_lists;
 use crate::net::ticket::Secret;
 
+fn numbers() -> impl Strategy<Value = u64> {
+    0..=limits::NUMBER_MAX
+}
+
 fn lanes() -> impl Strategy<Value = Lane> {
     prop::sample::select(Lane::ALL.to_vec())
 }
 
 fn cursors() -> impl Strategy<Value = Vec<(Lane, Sequence)>> {
-    prop::collection::btree_map(lanes(), any::<u64>().prop_map(Sequence), 0..5)
+    prop::collection::btree_map(lanes(), numbers().prop_map(Sequence), 0..5)
         .prop_map(|map| map.into_iter().collect())
 }
 
 fn controls() -> impl Strategy<Value = ControlMessage> {
-    let numbers = any::<[u64; 5]>();
+    let counts = (numbers(), any::<[u64; 4]>());
     let hashes = any::<[[u8; 32]; 2]>();
     let links = prop::collection::vec(1_u64.., 0..5);
-    let former = prop::option::of((1_u64.., any::<u64>()))
+    let former = prop::option::of((1_u64.., numbers()))
         .prop_map(|life| life.map(|(id, head)| (Incarnation(id), Sequence(head))));
     prop_oneof![
         (any::<(u8, u8, u64)>(), "[a-z]{1,9}", "[a-z.]{0,9}").prop_map(
@@ -37,21 +41,30 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
             }
         ),
         member_lists().prop_map(ControlMessage::Members),
-        ("[a-z/]{1,9}", any::<[u8; 32]>(), 1_u64.., any::<(u64, bool, u64)>(), cursors(), former)
-            .prop_map(|(mount, policy, incarnation, (known, paused, head), cursors, former)| {
-                ControlMessage::MountHello(MountHello {
-                    mount,
-                    policy,
-                    incarnation: Incarnation(incarnation),
-                    known: Incarnation(known),
-                    cursors,
-                    paused,
-                    head: Sequence(head),
-                    former,
-                })
-            }),
-        ("[a-z/]{1,9}", numbers, hashes, links, "[a-z ]{0,9}").prop_map(
-            |(mount, [head, files, bytes, pending, problems], [a, b], links, halted)| {
+        (
+            "[a-z/]{1,9}",
+            any::<[u8; 32]>(),
+            1_u64..,
+            (any::<u64>(), any::<bool>(), numbers()),
+            cursors(),
+            former
+        )
+            .prop_map(
+                |(mount, policy, incarnation, (known, paused, head), cursors, former)| {
+                    ControlMessage::MountHello(MountHello {
+                        mount,
+                        policy,
+                        incarnation: Incarnation(incarnation),
+                        known: Incarnation(known),
+                        cursors,
+                        paused,
+                        head: Sequence(head),
+                        former,
+                    })
+                }
+            ),
+        ("[a-z/]{1,9}", counts, hashes, links, "[a-z ]{0,9}").prop_map(
+            |(mount, (head, [files, bytes, pending, problems]), [a, b], links, halted)| {
                 ControlMessage::State(Box::new(MountState {
                     mount,
                     head: Sequence(head),
@@ -77,8 +90,8 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
 
 fn announced() -> impl Strategy<Value = Announced> {
     let content = prop::option::of(prop::collection::vec(any::<u8>(), 0..50));
-    let numbers = any::<(u64, Option<u64>, u64, u64)>();
-    ("[a-z]{1,20}", content, any::<bool>(), numbers).prop_map(
+    let counts = (numbers(), prop::option::of(numbers()), numbers(), any::<u64>());
+    ("[a-z]{1,20}", content, any::<bool>(), counts).prop_map(
         |(path, content, live, (sequence, after, counter, node))| {
             let meta =
                 Meta { mode: 0o644, uid: 1, gid: 2, mtime: Mtime::default(), xattrs: Vec::new() };
@@ -124,7 +137,7 @@ proptest! {
     fn a_decoded_message_is_the_encoded_one(
         control in controls(),
         records in prop::collection::vec(announced(), 0..5),
-        (progress, moved) in (any::<u64>(), any::<u64>()),
+        (progress, moved) in (numbers(), numbers()),
         request in requests(),
         lane in lanes(),
         reply in (any::<bool>(), any::<u64>()),

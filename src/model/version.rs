@@ -49,8 +49,12 @@ impl VersionVector {
         self.counter(stamp.node) >= stamp.counter
     }
 
-    /// Notes an edit as seen.
+    /// Notes an edit as seen. None has the counter zero, which is what a missing node counts as: two
+    /// vectors that say the same are equal.
     pub fn add(&mut self, stamp: Stamp) {
+        if stamp.counter == 0 {
+            return;
+        }
         match self.0.binary_search_by_key(&stamp.node, |&(n, _)| n) {
             Ok(at) => self.0[at].1 = self.0[at].1.max(stamp.counter),
             Err(at) => self.0.insert(at, (stamp.node, stamp.counter)),
@@ -113,6 +117,8 @@ mod tests {
         assert_eq!(vec![(NodeId(1), 3), (NodeId(2), 5)], a.pairs().collect::<Vec<_>>());
         let b = VersionVector::from_pairs([(NodeId(1), 9), (NodeId(3), 1)]);
         assert!(!a.covers(&b) && !b.covers(&a));
+        a.add(Stamp { counter: 0, node: NodeId(7) });
+        assert_eq!(2, a.pairs().len(), "nothing was seen of node 7, said or not");
         a.merge(&b);
         assert!(a.covers(&b));
         assert!(a.contains(Stamp { counter: 9, node: NodeId(1) }));

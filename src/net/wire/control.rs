@@ -3,9 +3,9 @@
 use prost::{Message, Oneof};
 
 use super::members::MembersBytes;
-use super::{CONTROL_BYTES_MAX, WireError, array, clip, label, node, sequence, text};
+use super::{CONTROL_BYTES_MAX, WireError, array, at_most, clip, label, node, sequence, text};
 use crate::model::{Incarnation, Lane, NodeId, Sequence, limits};
-use crate::net::members::Members;
+use crate::net::members::{MEMBERS_MAX, Members};
 
 /// One message of the control stream.
 #[derive(Clone, PartialEq, Debug)]
@@ -244,6 +244,7 @@ impl ControlMessage {
         if bytes.len() > CONTROL_BYTES_MAX {
             return Err(WireError::Field("length"));
         }
+        at_most(MEMBERS_MAX, bytes, &[2, 2])?;
         let Some(kind) = ControlBytes::decode(bytes)?.kind else { return Ok(None) };
         Ok(Some(match kind {
             ControlKind::Hello(hello) => Self::Hello(hello.try_into()?),

@@ -18,10 +18,12 @@ pub use enrol::{EnrolReply, EnrolRequest, Enrolment, Refusal};
 pub(super) use members::{decode_ticket, encode_ticket};
 pub use request::{FetchReply, FetchRequest, Request, RpcReply, RpcRequest};
 
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
 use crate::model::{DecodeError, NodeId, RelPath, Sequence, limits};
 
 /// Bytes of a control, request or enrolment frame's message: a member list of a full cluster fits
-/// with room, and protobuf cannot blow it up to more than some ten MiB.
+/// with room, and protobuf cannot blow it up to more than some ten MiB, members being counted first.
 pub const CONTROL_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of a name of a node or a mount.
@@ -83,6 +85,31 @@ fn text(text: String, field: &'static str) -> Result<String, WireError> {
 /// As much of a text as may be sent.
 fn clip(text: &str) -> String {
     text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
+}
+
+/// Counts the messages at `place` (field numbers, from the outside in), before anything is allocated
+/// for them: one without content has two bytes on the wire and a hundred here.
+fn at_most(max: usize, bytes: &[u8], place: &[u32]) -> Result<(), WireError> {
+    let found = count(bytes, place)?;
+    if found > max { Err(WireError::Field("number of messages")) } else { Ok(()) }
+}
+
+fn count(mut bytes: &[u8], place: &[u32]) -> Result<usize, WireError> {
+    let Some((&field, inner)) = place.split_first() else { return Ok(1) };
+    let mut found = 0;
+    while !bytes.is_empty() {
+        let (tag, wire_type) = decode_key(&mut bytes)?;
+        if tag != field || wire_type != WireType::LengthDelimited {
+            skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?;
+            continue;
+        }
+        let length = usize::try_from(decode_varint(&mut bytes)?).unwrap_or(usize::MAX);
+        let (message, rest) =
+            bytes.split_at_checked(length).ok_or(WireError::Field("length of a message"))?;
+        found += count(message, inner)?;
+        bytes = rest;
+    }
+    Ok(found)
 }
 
 fn array<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], WireError> {

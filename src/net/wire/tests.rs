@@ -245,6 +245,16 @@ fn a_frame_full_of_empty_records_is_refused_before_they_are_made() {
 }
 
 #[test]
+fn a_list_of_a_million_members_is_refused_before_they_are_made() {
+    let empty = [0x12, 0].repeat(400_000);
+    let mut message = vec![0x12];
+    prost::encoding::encode_varint(empty.len() as u64, &mut message);
+    message.extend(empty);
+    let refused = ControlMessage::decode(&message);
+    assert!(matches!(refused, Err(WireError::Field("number of messages"))), "{refused:?}");
+}
+
+#[test]
 fn content_that_is_not_as_long_as_its_record_says_is_neither_sent_nor_taken() {
     let path = RelPath::parse(b"a").unwrap();
     let meta = Meta { mode: 0, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() };

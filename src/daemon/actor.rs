@@ -162,7 +162,7 @@ impl Actor {
         // What is being made visible is noted before the end.
         self.input(Input::Stopped(true))?;
         while self.applying > 0 {
-            let batch = self.inbox.take(TURN_MAX, 0, true);
+            let batch = self.inbox.take(TURN_MAX, 0);
             self.take_turn(batch)?;
         }
         self.index.commit()?;
@@ -172,7 +172,7 @@ impl Actor {
 
     /// Waits until something happens, and does what follows.
     pub(super) fn turn(&mut self) -> Result<(), IndexError> {
-        let batch = self.inbox.take(self.wait(), self.room(), !self.engine.is_stuffed());
+        let batch = self.inbox.take(self.wait(), self.room());
         self.take_turn(batch)
     }
 

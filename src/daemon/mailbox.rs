@@ -127,12 +127,11 @@ impl<E, B> Mailbox<E, B> {
 
     /// Waits until there is something, or for `at_most`, and takes it. Of the announcements that
     /// may be late, those with `room` records together are taken, and none without room; one is
-    /// never cut, so the last may have more. Without `express` no announcement is taken at all.
-    pub(super) fn take(&self, at_most: Duration, room: usize, express: bool) -> Batch<E, B> {
-        let room = if express { room } else { 0 };
+    /// never cut, so the last may have more.
+    pub(super) fn take(&self, at_most: Duration, room: usize) -> Batch<E, B> {
         let nothing = |queues: &mut Queues<E, B>| {
             queues.events.is_empty()
-                && (!express || queues.express.is_empty())
+                && queues.express.is_empty()
                 && !queues.woken
                 && (room == 0 || queues.bulk.is_empty())
         };
@@ -143,8 +142,7 @@ impl<E, B> Mailbox<E, B> {
         let events: Vec<E> = queues.events.drain(..count).collect();
         self.message_room
             .add_permits(events.iter().filter(|event| (self.is_message)(event)).count());
-        let urgent = if express { queues.express.len() } else { 0 };
-        let mut bulk: Vec<_> = queues.express.drain(..urgent).collect();
+        let mut bulk: Vec<_> = queues.express.drain(..).collect();
         self.express_room.add_permits(bulk.len());
         let mut taken = 0;
         while taken < room
@@ -174,16 +172,16 @@ mod tests {
             let mut blocked = Box::pin(mailbox.push_bulk(99, false));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(1);
-            let batch = mailbox.take(Duration::ZERO, 0, true);
+            let batch = mailbox.take(Duration::ZERO, 0);
             assert_eq!((vec![1], 0), (batch.events, batch.bulk.len()));
             mailbox.push_bulk(50, true).await;
-            assert_eq!(vec![50], mailbox.take(Duration::ZERO, 0, true).bulk);
-            assert_eq!(vec![0], mailbox.take(Duration::ZERO, 1, true).bulk);
+            assert_eq!(vec![50], mailbox.take(Duration::ZERO, 0).bulk);
+            assert_eq!(vec![0], mailbox.take(Duration::ZERO, 1).bulk);
             blocked.await;
             for n in 1..u32::try_from(BULK_MAX).unwrap() {
-                assert_eq!(vec![n], mailbox.take(Duration::ZERO, 1, true).bulk);
+                assert_eq!(vec![n], mailbox.take(Duration::ZERO, 1).bulk);
             }
-            assert_eq!(vec![99], mailbox.take(Duration::ZERO, 1, true).bulk);
+            assert_eq!(vec![99], mailbox.take(Duration::ZERO, 1).bulk);
         });
     }
 
@@ -196,7 +194,7 @@ mod tests {
                 mailbox.push_bulk(records, false).await;
             }
         });
-        let take = |room| mailbox.take(Duration::ZERO, room, true).bulk;
+        let take = |room| mailbox.take(Duration::ZERO, room).bulk;
         assert_eq!(vec![0, 2], take(3), "one without records counts as one");
         assert_eq!(vec![3, 4], take(4), "the last one is not cut");
         assert!(take(0).is_empty());
@@ -214,23 +212,11 @@ mod tests {
             let mut blocked = Box::pin(mailbox.push_message(99));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(0);
-            assert_eq!(BATCH_MAX, mailbox.take(Duration::ZERO, 0, true).events.len());
+            assert_eq!(BATCH_MAX, mailbox.take(Duration::ZERO, 0).events.len());
             blocked.await;
-            while !mailbox.take(Duration::ZERO, 0, true).events.is_empty() {}
+            while !mailbox.take(Duration::ZERO, 0).events.is_empty() {}
             assert_eq!(MESSAGES_MAX, mailbox.message_room.available_permits());
         });
-    }
-
-    #[test]
-    fn a_reader_that_is_full_takes_no_announcement_at_all() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mailbox = Mailbox::<(), u32>::new(|_| 1, |()| false);
-        runtime.block_on(async {
-            mailbox.push_bulk(1, true).await;
-            mailbox.push_bulk(2, false).await;
-        });
-        assert!(mailbox.take(Duration::ZERO, 9, false).bulk.is_empty());
-        assert_eq!(vec![1, 2], mailbox.take(Duration::ZERO, 9, true).bulk);
     }
 
     async fn futures_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

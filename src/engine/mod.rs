@@ -472,13 +472,6 @@ impl Engine {
         self.fetches_waiting.len() + self.problems.count() >= limits::WANTS_MAX
     }
 
-    /// Whether there are so many wants, waiting ones too, that nothing more may be read: no honest
-    /// peer announces as much that has to wait.
-    #[must_use]
-    pub fn is_stuffed(&self) -> bool {
-        self.wants >= limits::WANTS_STUFFED
-    }
-
     /// Whether every local change that was hinted so far is stored. Files that are still open for
     /// writing do not count: they are not finished.
     #[must_use]

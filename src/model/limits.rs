@@ -42,10 +42,6 @@ pub const ANNOUNCE_RECORDS_MAX: usize = 1024;
 /// Records decided for and not applied yet, per mount; beyond it bulk lanes are not read.
 pub const WANTS_MAX: usize = 16_384;
 
-/// Wants of any kind, per mount, at which nothing more is read of any peer: some 200 MiB. Far above
-/// what wants that wait for others can come to, unless somebody wants to do harm.
-pub const WANTS_STUFFED: usize = 262_144;
-
 /// Paths the engine remembers as changed, per mount, before it asks for a scan instead.
 pub const DIRTY_MAX: usize = 65_536;
 

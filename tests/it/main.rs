@@ -13,6 +13,7 @@ mod commands;
 mod demo;
 mod guards;
 mod hostile;
+mod local_user;
 mod mirror;
 mod mounts;
 mod rogue;

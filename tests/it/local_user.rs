@@ -70,6 +70,7 @@ fn trick(folder: &Path, outside: &Path, dice: &mut Dice) -> std::io::Result<()> 
         0 | 1 => {
             fs::create_dir_all(d.join("folder"))?;
             put(&d.join("secret"), &format!("harmless {}", dice.below(99)))?;
+            put(&d.join("folder/kept"), &format!("harmless {}", dice.below(99)))?;
         }
         // A directory is a link to outside for some microseconds, and then it is not.
         2 | 3 => {
@@ -196,10 +197,12 @@ fn leaks(root: &Path) -> Vec<PathBuf> {
 /// links that others make: no link is followed.
 fn write_elsewhere(root: &OwnedFd, dice: &mut Dice) -> rustix::io::Result<()> {
     let contained = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let dir = format!("shop/d{}", dice.below(3));
+    // One level is refused by what the kernel does with a link at the end of a path; the second is not.
+    let below = ["", "/folder"][usize::try_from(dice.below(2)).unwrap()];
+    let dir = format!("shop/d{}{below}", dice.below(3));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat2(root, &dir, flags, Mode::empty(), contained)?;
-    let name = ["secret", "planted", "a", "folder"][usize::try_from(dice.below(4)).unwrap()];
+    let name = ["secret", "planted", "a", "kept"][usize::try_from(dice.below(4)).unwrap()];
     if dice.below(4) == 0 {
         return unlinkat(&dir, name, AtFlags::empty());
     }

@@ -16,6 +16,7 @@ mod hostile;
 mod local_user;
 mod mirror;
 mod mounts;
+mod outside;
 mod rogue;
 mod steps;
 mod tidy;

@@ -275,6 +275,19 @@ fn client(state: &Path) -> ClientConfig {
     config
 }
 
+/// How somebody connects who has no certificate: as a node that wants to join does.
+pub(crate) fn stranger() -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Gullible(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"trefoil-join/1".to_vec()];
+    ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
+}
+
 /// Believes every server: it is the daemon's doubts that are tested.
 #[derive(Debug)]
 struct Gullible(Arc<CryptoProvider>);

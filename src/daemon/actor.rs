@@ -17,6 +17,7 @@ use super::halt::Halt;
 use super::mailbox::{Batch, Mailbox};
 use super::mirror::Turn;
 use super::missed::Audit;
+use super::open;
 use super::shelf::Shelf;
 use super::wait::Waiter;
 use super::workers::{Listing, Workers};
@@ -122,6 +123,12 @@ pub(super) struct Actor {
     pub workers: Workers,
     pub watcher: Option<Arc<Watcher>>,
     pub peers: BTreeMap<NodeId, Peer>,
+    /// The index's last sequence when it was opened.
+    pub opened_at: Sequence,
+    /// The same when a peer was last lost: it cannot have heard of more.
+    pub parted_at: BTreeMap<NodeId, Sequence>,
+    /// The same as it is noted beside the files.
+    pub noted: Sequence,
     pub fetches: BTreeMap<RelPath, super::fetch::Plan>,
     pub shelf: Shelf,
     pub waiters: Vec<Waiter>,
@@ -166,7 +173,7 @@ impl Actor {
             self.take_turn(batch)?;
         }
         self.index.commit()?;
-        self.index.sync()?;
+        open::note(&self.mount, &self.index)?;
         self.boot.end()
     }
 

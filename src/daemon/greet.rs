@@ -69,7 +69,9 @@ impl Actor {
             state_told: None,
             heard: None,
         };
-        self.peers.insert(peer, peer_state);
+        if self.peers.insert(peer, peer_state).is_some() {
+            self.parted_at.insert(peer, self.index.head());
+        }
         Ok(())
     }
 
@@ -91,6 +93,7 @@ impl Actor {
 
     pub(super) fn down(&mut self, peer: NodeId) -> Result<(), IndexError> {
         self.peers.remove(&peer);
+        self.parted_at.insert(peer, self.index.head());
         self.input(Input::PeerDown(peer))
     }
 
@@ -122,6 +125,9 @@ impl Actor {
 
     fn greeted(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
         let ours = (self.place.policy.hash(), self.index.incarnation());
+        if hello.known == ours.1 {
+            self.check_age(id, &hello.cursors)?;
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         if hello.policy != ours.0 {
             let reason = "its rules (preset, ignore, rule) differ from ours";
@@ -139,6 +145,18 @@ impl Actor {
         }
         self.tell_state(true);
         Ok(())
+    }
+
+    /// A peer that has more of this index than it can have been told by it has it of a later state:
+    /// somebody has put an old one in its place, with the files perhaps. What is made now would get
+    /// sequences that peers have seen, and what was made then would never come back.
+    fn check_age(&self, id: NodeId, cursors: &[(Lane, Sequence)]) -> Result<(), IndexError> {
+        let told = *self.parted_at.get(&id).unwrap_or(&self.opened_at);
+        if cursors.iter().all(|&(_, at)| at <= told) {
+            return Ok(());
+        }
+        let than = self.shared.names().get(&id).cloned().unwrap_or_else(|| id.to_string());
+        Err(IndexError::Old { than: format!("what {than} has of it") })
     }
 
     /// Takes the peer's index for what it is: the one that is known, one that goes on from that, or

@@ -168,6 +168,11 @@ impl Shared {
         self.actors().iter().for_each(|actor| actor.inbox.wake());
     }
 
+    fn all_links(&self) -> Vec<LinkHandle> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.values().map(|linked| linked.link.clone()).collect()
+    }
+
     fn link(&self, peer: NodeId) -> Option<LinkHandle> {
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         links.get(&peer).map(|linked| linked.link.clone())

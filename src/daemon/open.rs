@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::actor::{Actor, Bulk, Event, Inbox, Place, start_watch};
 use super::halt::Halt;
@@ -21,7 +21,7 @@ use crate::disk::watch::Watcher;
 use crate::disk::{self, Mount, MountError, MountOptions};
 use crate::engine::{Engine, Setup};
 use crate::index::{Boot, Index, IndexError};
-use crate::model::Incarnation;
+use crate::model::{Incarnation, Sequence};
 
 /// How often a mount that is not there is looked for.
 const RETRY: Duration = Duration::from_secs(1);
@@ -73,12 +73,8 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
                 for thread in threads {
                     drop(thread.join());
                 }
-                if let Err(error) = result {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(mount = place.name, error, "the index failed, starting anew");
-                } else {
-                    return;
-                }
+                let Err(error) = result else { return };
+                start_anew(place, shared, &error);
             }
             Err(error) => {
                 let halt = halt(&error, place);
@@ -95,19 +91,40 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
     }
 }
 
+/// Makes ready for another try after the index has failed. Nothing that was announced in its name
+/// may reach a peer that takes it for the next one's: the links are made anew.
+fn start_anew(place: &Place, shared: &Arc<Shared>, error: &IndexError) {
+    let reason = super::chain(error);
+    for link in shared.all_links() {
+        link.renew();
+    }
+    let aside =
+        if error.is_damage() { set_aside(&place.state, &place.name, error) } else { Ok(()) };
+    if let Err(error) = aside.as_ref() {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(mount = place.name, error, "cannot set the index aside");
+    }
+    if aside.is_err() || !error.is_damage() {
+        tracing::error!(mount = place.name, reason, "the index failed, trying again");
+        shared.note_halt(&place.name, Some(Halt::state(reason, &place.state)));
+        std::thread::park_timeout(RETRY);
+    }
+}
+
 pub(super) fn open(
     place: &Place,
     shared: &Arc<Shared>,
 ) -> Result<(Actor, Vec<std::thread::JoinHandle<()>>), OpenError> {
     let io = |doing| move |source| OpenError::Io { doing, source };
     let mount = Arc::new(open_mount(place)?);
-    let (mut index, log) = open_index(&place.state, &place.name)?;
+    let (mut index, log) = open_index(&place.state, &place.name, &mount)?;
     let boot = place.state.join("index").join(format!("{}.boot", place.name));
     let left = Boot::left(&boot)?;
     if left.power_went {
         tracing::warn!(mount = place.name, "the power went; the index may lack its last changes");
         index.begin_life(incarnation()?)?;
     }
+    note(&mount, &index)?;
     if !left.visible.is_empty() {
         // What was not durable when the daemon was killed is noted as such now.
         disk::sync_everything(&mount)?;
@@ -115,6 +132,7 @@ pub(super) fn open(
     let boot = Arc::new(Boot::begin(&boot)?);
     let journal = Journal { log, boot: boot.clone() };
     let others = shared.other_members().len();
+    let opened_at = index.head();
     let setup = Setup {
         node: place.node.author(index.incarnation()),
         policy: place.policy.clone(),
@@ -146,6 +164,9 @@ pub(super) fn open(
         workers,
         watcher,
         peers: BTreeMap::new(),
+        opened_at,
+        parted_at: BTreeMap::new(),
+        noted: opened_at,
         fetches: BTreeMap::new(),
         linking: BTreeMap::new(),
         shelf: Shelf::default(),
@@ -212,25 +233,25 @@ pub(super) fn paused_file(state: &Path, name: &str) -> PathBuf {
     state.join("paused").join(name)
 }
 
-/// Opens the index; one that is damaged is set aside, and the node joins its cluster anew.
-fn open_index(state: &Path, name: &str) -> Result<(Index, File), OpenError> {
+/// Opens the index; one that is damaged, or older than the files, is set aside, and the node joins
+/// its cluster anew.
+fn open_index(state: &Path, name: &str, mount: &Mount) -> Result<(Index, File), OpenError> {
     let io = |doing| move |source| OpenError::Io { doing, source };
     let folder = state.join("index");
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
     made.map_err(io("make the index's folder"))?;
     let path = index_file(state, name);
-    let index = match Index::open(&path, incarnation()?) {
-        Ok((index, _)) => index,
+    let noted = mount.note()?.as_deref().and_then(parse_note);
+    let opened = Index::open(&path, incarnation()?).and_then(|(index, made)| match noted {
+        Some((life, head)) if !made && !index.has_reached(life, head)? => {
+            Err(IndexError::Old { than: "the files".to_owned() })
+        }
+        _ => Ok(index),
+    });
+    let index = match opened {
+        Ok(index) => index,
         Err(error) if error.is_damage() => {
-            let reason = super::chain(&error);
-            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let aside = folder.join(format!("{name}.db.damaged-{}", seconds.as_secs()));
-            tracing::error!(mount = name, reason, aside = %aside.display(),
-                "the index is damaged; starting with a new one");
-            std::fs::rename(&path, &aside).map_err(io("set the damaged index aside"))?;
-            for ending in ["-wal", "-shm"] {
-                drop(std::fs::remove_file(folder.join(format!("{name}.db{ending}"))));
-            }
+            set_aside(state, name, &error)?;
             Index::open(&path, incarnation()?)?.0
         }
         Err(error) => return Err(error.into()),
@@ -240,10 +261,59 @@ fn open_index(state: &Path, name: &str) -> Result<(Index, File), OpenError> {
     Ok((index, journal))
 }
 
+/// Keeps an index that cannot be used for a person to look at, in the place of the last such one.
+fn set_aside(state: &Path, name: &str, error: &IndexError) -> Result<(), OpenError> {
+    let reason = super::chain(error);
+    let path = index_file(state, name);
+    let aside = path.with_file_name(format!("{name}.db.unusable"));
+    tracing::error!(mount = name, reason, aside = %aside.display(),
+        "the index cannot be used; starting with a new one");
+    std::fs::rename(&path, &aside)
+        .map_err(|source| OpenError::Io { doing: "set the index aside", source })?;
+    for ending in ["-wal", "-shm"] {
+        drop(std::fs::remove_file(path.with_file_name(format!("{name}.db{ending}"))));
+    }
+    Ok(())
+}
+
+/// Notes beside the files how far the index has come, which is synced first: whoever puts an older
+/// one in its place is found out.
+pub(super) fn note(mount: &Mount, index: &Index) -> Result<(), IndexError> {
+    index.sync()?;
+    let text = format!("{} {}\n", index.incarnation().0, index.head().0);
+    if let Err(error) = mount.set_note(text.as_bytes()) {
+        // Only the next such note is missed: an old index is less likely to be found out.
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(error, "cannot note how far the index is");
+    }
+    Ok(())
+}
+
+/// Nothing, unless the whole note is there.
+fn parse_note(bytes: &[u8]) -> Option<(Incarnation, Sequence)> {
+    let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
+    let (life, head) = text.split_once(' ')?;
+    Some((Incarnation(life.parse().ok()?), Sequence(head.parse().ok()?)))
+}
+
 fn incarnation() -> Result<Incarnation, OpenError> {
     let random = getrandom::u64().map_err(|error| OpenError::Io {
         doing: "get random numbers",
         source: std::io::Error::other(error),
     })?;
     Ok(Incarnation(random.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_counts_only_if_it_is_whole() {
+        let note = |text: &str| parse_note(text.as_bytes());
+        assert_eq!(Some((Incarnation(7), Sequence(12))), note("7 12\n"));
+        for cut in ["", "7", "7 ", "7 1", "7 12", "7 x\n", "\u{0}\u{0}\u{0}"] {
+            assert_eq!(None, note(cut), "{cut:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
-//! Clears the index of tombstones that nobody waits for any more.
+//! Clears the index of tombstones that nobody waits for any more, and notes how far it is.
 
 use super::actor::Actor;
+use super::open;
 use crate::index::IndexError;
 use crate::model::{Lane, Sequence};
 
@@ -14,7 +15,7 @@ const KEPT_NS: u64 = 30 * 86_400 * 1_000_000_000;
 const BATCH: usize = 512;
 
 impl Actor {
-    /// Drops tombstones that every member has durably acknowledged and that are old enough, however
+    /// Now and then: drops tombstones that every member has durably acknowledged and that are old enough, however
     /// long that takes: a member that has not seen a deletion would bring the file back. Those
     /// learned from others go after twice that time, while everyone is linked.
     pub(super) fn tidy(&mut self) -> Result<(), IndexError> {
@@ -23,6 +24,11 @@ impl Actor {
             return Ok(());
         }
         self.tidied_ms = now.monotonic_ms;
+        if self.index.head() > self.noted {
+            self.index.commit()?;
+            open::note(&self.mount, &self.index)?;
+            self.noted = self.index.head();
+        }
         self.drop_tombstones(now.wall_ns)
     }
 

@@ -15,6 +15,7 @@ mod look;
 mod marker;
 mod metadata;
 mod mount;
+mod note;
 mod parents;
 mod place;
 mod prepare;

@@ -231,6 +231,11 @@ impl Mount {
         self.own_path("cookies")
     }
 
+    /// The handle of `.trefoil`.
+    pub(crate) fn own(&self) -> &OwnedFd {
+        &self.own
+    }
+
     /// A folder of `.trefoil`.
     pub(crate) fn own_path(&self, folder: &str) -> PathBuf {
         self.path.join(".trefoil").join(folder)

@@ -251,6 +251,18 @@ mod tests {
     }
 
     #[test]
+    fn an_index_knows_whether_it_has_come_as_far_as_one_of_its_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(7)).unwrap();
+        let reached = |index: &Index, life, head| {
+            index.has_reached(Incarnation(life), Sequence(head)).unwrap()
+        };
+        assert!(reached(&index, 7, 0) && !reached(&index, 7, 1) && !reached(&index, 6, 0));
+        index.begin_life(Incarnation(8)).unwrap();
+        assert!(reached(&index, 8, 0) && reached(&index, 7, 0) && !reached(&index, 7, 1));
+    }
+
+    #[test]
     fn a_damaged_file_is_told_from_other_failures() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");

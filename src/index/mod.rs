@@ -34,6 +34,13 @@ pub enum IndexError {
         /// What is wrong.
         source: DecodeError,
     },
+    /// The files, or a peer, know changes that it had made: somebody has put an old one in its
+    /// place.
+    #[error("the index is older than {than}")]
+    Old {
+        /// Who knows more, as in "the files".
+        than: String,
+    },
     /// The index is of a release that knows more.
     #[error("index {0} was written by a later release")]
     Later(PathBuf),
@@ -56,15 +63,26 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Whether the file itself is damaged, so that only a new one helps.
+    /// Whether the file itself is damaged, or not the one it should be, so that only a new one helps.
     #[must_use]
     pub fn is_damage(&self) -> bool {
+        use rusqlite::{Error, ErrorCode};
         match self {
-            Self::Decode { .. } => true,
-            Self::Sqlite { source, .. } => matches!(
-                source.sqlite_error_code(),
-                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
-            ),
+            Self::Decode { .. } | Self::Old { .. } => true,
+            Self::Sqlite { source, .. } => match source {
+                // Unknown is what statements get that do not fit the tables: ours do, unless the
+                // file's head says something else.
+                Error::SqliteFailure(error, _) => matches!(
+                    error.code,
+                    ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown
+                ),
+                // A value of another kind than was written, or a row that is always there.
+                Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::InvalidColumnType(..)
+                | Error::QueryReturnedNoRows => true,
+                _ => false,
+            },
             _ => false,
         }
     }

@@ -174,6 +174,14 @@ impl Index {
             self.execute("write", "INSERT INTO guard VALUES (?1)", [class.number()])?;
         }
         Ok(())
+    /// Whether this index has everything that one of this life had up to `head`.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn has_reached(&self, life: Incarnation, head: Sequence) -> Result<bool, IndexError> {
+        let now = (self.incarnation, self.head);
+        let reached = |(own, until)| own == life && until >= head;
+        Ok(reached(now) || self.former()?.is_some_and(reached))
     }
 
     /// Whether the first scan of this index has ended: what is found later is an edit.

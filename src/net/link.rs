@@ -121,6 +121,13 @@ impl LinkHandle {
         self.connection().is_none()
     }
 
+    /// Ends the link, so that both sides make a new one at once and greet anew.
+    pub fn renew(&self) {
+        if let Some(connection) = self.connection() {
+            close::close(&connection, close::REPLACED, "everything is greeted anew");
+        }
+    }
+
     /// Queues a control message. Never blocks.
     ///
     /// # Errors

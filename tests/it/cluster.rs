@@ -156,6 +156,7 @@ impl Cluster {
             config,
             address,
             wake,
+            below: Vec::new(),
             running: None,
             log: Log::default(),
         });
@@ -300,6 +301,7 @@ pub(crate) struct Node {
     config: PathBuf,
     address: String,
     wake: SyncSender<()>,
+    below: Vec<String>,
     running: Option<Child>,
     log: Log,
 }
@@ -327,9 +329,20 @@ impl Node {
 
     /// Runs `trefoil --config FILE` with `args` to its end.
     pub(crate) fn trefoil(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(TREFOIL);
-        command.arg("--config").arg(&self.config).args(args).stdin(Stdio::null());
-        command.output().unwrap()
+        self.program().args(args).output().unwrap()
+    }
+
+    /// Has the program started by another one from now on, such as `env` or `nsenter`, which has to
+    /// become the program itself.
+    pub(crate) fn run_below(&mut self, words: &[&str]) {
+        self.below = words.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    fn program(&self) -> Command {
+        let mut words = self.below.iter().map(String::as_str).chain([TREFOIL]);
+        let mut command = Command::new(words.next().expect("the program at least"));
+        command.args(words).arg("--config").arg(&self.config).stdin(Stdio::null());
+        command
     }
 
     /// Runs `trefoil` with `args`, which must succeed. Gives what it printed on stdout.
@@ -375,14 +388,9 @@ impl Node {
     /// Starts the daemon; it is not ready yet.
     pub(crate) fn start(&mut self) {
         assert!(self.running.is_none(), "node {} is running already", self.name);
-        let mut command = Command::new(TREFOIL);
-        command.arg("--config").arg(&self.config).arg("daemon");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = self.program();
+        let mut child =
+            command.arg("daemon").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
         let (log, wake) = (Arc::clone(&self.log), self.wake.clone());
         // Ends with the pipe, which is when the last process that inherited it has ended.

@@ -366,7 +366,7 @@ fn crashes_and_lost_indexes_cost_nothing() {
     cluster.wait_equal(SOON);
     cluster.wait_in_sync(SOON);
     has(&cluster, &all, "again", "x");
-    assert!(cluster.node(3).log().contains("the index is damaged"), "it says what it did");
+    assert!(cluster.node(3).log().contains("the index cannot be used"), "it says what it did");
     for n in all {
         cluster.node_mut(n).stop();
     }

@@ -14,6 +14,8 @@ mod demo;
 mod guards;
 mod hostile;
 mod local_user;
+mod indexes;
+mod load;
 mod mirror;
 mod mounts;
 mod outside;

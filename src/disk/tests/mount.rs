@@ -22,6 +22,16 @@ fn a_mount_is_known_by_its_marker() {
 }
 
 #[test]
+fn a_note_stays_beside_the_files_until_another_takes_its_place() {
+    let f = fixture();
+    assert_eq!(None, f.mount.note().unwrap());
+    for text in ["first", "", "the last"] {
+        f.mount.set_note(text.as_bytes()).unwrap();
+        assert_eq!(Some(text.as_bytes()), f.mount.note().unwrap().as_deref());
+    }
+}
+
+#[test]
 fn another_directory_at_the_root_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let (root, aside) = (dir.path().join("root"), dir.path().join("aside"));

@@ -1,6 +1,6 @@
 //! Why connections and streams are closed: the codes on the wire and their words.
 
-use quinn::{ApplicationClose, Connection, ConnectionError, VarInt};
+use quinn::{ApplicationClose, Connection, ConnectionError, TransportErrorCode, VarInt};
 
 /// The node stops.
 pub(super) const SHUTDOWN: VarInt = VarInt::from_u32(1);
@@ -31,6 +31,9 @@ pub(super) const CANCELLED: VarInt = VarInt::from_u32(1);
 pub(super) const UNKNOWN: VarInt = VarInt::from_u32(2);
 /// Streams: the content could not be read to its end.
 pub(super) const FAILED: VarInt = VarInt::from_u32(3);
+
+/// The TLS alert for a certificate that is not valid now.
+const TLS_CERTIFICATE_EXPIRED: u8 = 45;
 
 /// Closes a connection; the peer is told why in words.
 pub(super) fn close(connection: &Connection, code: VarInt, reason: &str) {
@@ -80,6 +83,24 @@ pub(super) fn words(error: &ConnectionError) -> String {
         ConnectionError::LocallyClosed => "closed here".to_owned(),
         ConnectionError::TimedOut => "no answer".to_owned(),
         ConnectionError::Reset => "the peer was restarted".to_owned(),
-        other => other.to_string().escape_debug().to_string(),
+        other => {
+            let text = other.to_string().escape_debug().to_string();
+            if is_untimely(other) {
+                // A node makes itself a certificate for a year at each start.
+                format!("{text}; is the clock of one of the two wrong?")
+            } else {
+                text
+            }
+        }
+    }
+}
+
+/// Whether a certificate was refused because of the time, here or there.
+fn is_untimely(error: &ConnectionError) -> bool {
+    let expired = TransportErrorCode::crypto(TLS_CERTIFICATE_EXPIRED);
+    match error {
+        ConnectionError::TransportError(error) => error.code == expired,
+        ConnectionError::ConnectionClosed(frame) => frame.error_code == expired,
+        _ => false,
     }
 }

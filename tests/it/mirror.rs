@@ -183,7 +183,7 @@ fn a_directory_of_100_000_files_is_mirrored() {
 }
 
 /// The most memory that the daemon ever had.
-fn assert_memory_is_bounded(cluster: &Cluster, n: usize) {
+pub(crate) fn assert_memory_is_bounded(cluster: &Cluster, n: usize) {
     let status = fs::read_to_string(format!("/proc/{}/status", cluster.node(n).pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
@@ -191,7 +191,7 @@ fn assert_memory_is_bounded(cluster: &Cluster, n: usize) {
 }
 
 /// Bytes that no compression makes smaller.
-fn write_noise(path: &Path, bytes: u64) {
+pub(crate) fn write_noise(path: &Path, bytes: u64) {
     let mut file = File::create(path).unwrap();
     let mut noise =
         blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof();

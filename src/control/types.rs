@@ -157,9 +157,9 @@ pub struct MountStatus {
     /// The last one that read every file.
     #[serde(default)]
     pub verified_deep: Option<VerifiedStatus>,
-    /// Indexes that were damaged, and set aside in the state folder.
+    /// Whether an index that was damaged, or too old, lies aside in the state folder.
     #[serde(default)]
-    pub damaged_indexes: u64,
+    pub index_set_aside: bool,
 }
 
 /// How a mount is on another node, as last heard.

@@ -140,7 +140,7 @@ impl Api {
             deploying_until: None,
             verified: None,
             verified_deep: None,
-            damaged_indexes: 0,
+            index_set_aside: false,
         };
         let Some(actor) = self.shared.actor(&mount.name) else {
             let halt = self.shared.halt(&mount.name).unwrap_or_else(Halt::opening);

@@ -174,7 +174,7 @@ impl Actor {
             deploying_until: self.deploying_until().map(timestamp),
             verified: None,
             verified_deep: None,
-            damaged_indexes: 0,
+            index_set_aside: false,
         })
     }
 

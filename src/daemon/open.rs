@@ -228,6 +228,11 @@ pub(super) fn index_file(state: &Path, name: &str) -> PathBuf {
     state.join("index").join(format!("{name}.db"))
 }
 
+/// Where an index that cannot be used is kept.
+pub(super) fn unusable_index(state: &Path, name: &str) -> PathBuf {
+    state.join("index").join(format!("{name}.db.unusable"))
+}
+
 /// The file whose presence says that a mount is paused.
 pub(super) fn paused_file(state: &Path, name: &str) -> PathBuf {
     state.join("paused").join(name)
@@ -265,7 +270,7 @@ fn open_index(state: &Path, name: &str, mount: &Mount) -> Result<(Index, File), 
 fn set_aside(state: &Path, name: &str, error: &IndexError) -> Result<(), OpenError> {
     let reason = super::chain(error);
     let path = index_file(state, name);
-    let aside = path.with_file_name(format!("{name}.db.unusable"));
+    let aside = unusable_index(state, name);
     tracing::error!(mount = name, reason, aside = %aside.display(),
         "the index cannot be used; starting with a new one");
     std::fs::rename(&path, &aside)

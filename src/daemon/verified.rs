@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::open::unusable_index;
 use crate::control::types::{MountStatus, VerifiedStatus, VerifyMount, VerifyReply};
 
 /// The last comparison of a mount, and the last that read every file.
@@ -72,10 +73,7 @@ pub(super) fn tell(state: &Path, status: &mut MountStatus) {
     let verified = read(state).remove(&status.name).unwrap_or_default();
     status.verified = verified.last;
     status.verified_deep = verified.deep;
-    let aside = format!("{}.db.damaged-", status.name);
-    let names = fs::read_dir(state.join("index")).into_iter().flatten().flatten();
-    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    status.damaged_indexes = names.filter(|name| name.starts_with(&aside)).count() as u64;
+    status.index_set_aside = unusable_index(state, &status.name).exists();
 }
 
 #[cfg(test)]

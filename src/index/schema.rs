@@ -174,6 +174,8 @@ impl Index {
             self.execute("write", "INSERT INTO guard VALUES (?1)", [class.number()])?;
         }
         Ok(())
+    }
+
     /// Whether this index has everything that one of this life had up to `head`.
     ///
     /// # Errors

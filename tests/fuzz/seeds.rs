@@ -158,6 +158,7 @@ pub(crate) fn control(rng: &mut Rng) -> Vec<u8> {
             bytes: rng.number(),
             pending: rng.number(),
             problems: rng.number(),
+            held: rng.number(),
             links: (0..rng.below(5)).map(|_| NodeId(rng.next() | 1)).collect(),
             halted: name(rng),
         })),

@@ -49,8 +49,8 @@ fn a_queue_that_overflows_hides_nothing() {
     fs::write(at(&cluster, 1, "tree/sub/late"), "untold").unwrap();
     fs::remove_file(at(&cluster, 1, "removed")).unwrap();
     cluster.node(1).signal(Signal::CONT);
-    cluster.node(1).done(&["wait", "--timeout", "120s"]);
-    cluster.wait_equal(LATER);
+    cluster.node(1).done(&["wait", "--timeout", "60s"]);
+    cluster.wait_equal(SOON);
     assert!(!at(&cluster, 3, "removed").exists() && at(&cluster, 3, "tree/sub/late").exists());
     let status = cluster.node(1).status().unwrap();
     assert!(status["mounts"][0]["overflows"].as_u64() > Some(0), "{status}");

@@ -237,11 +237,11 @@ pub(in crate::cli) fn integrity(
     let mounts: Vec<_> = chosen(status, only).collect();
     for mount in &mounts {
         judge_verified(&mut report, mount, now);
-        if mount.damaged_indexes > 0 {
+        if mount.index_set_aside {
             let name = &mount.name;
             let text = format!(
-                "the index of mount {name} was damaged and set aside; when it is understood, remove \
-                 index/{name}.db.damaged-* in the state folder"
+                "an index of mount {name} could not be used and was set aside; when it is understood, \
+                 remove index/{name}.db.unusable in the state folder"
             );
             report.find(State::Warning, text);
         }

@@ -166,12 +166,12 @@ fn integrity_tells_what_comparisons_found_and_how_old_they_are() {
     status.mounts[1].verified_deep = Some(verified("2026-08-31T03:12:00Z", 3));
     status.mounts[1].verified = Some(verified("2026-09-01T03:00:00Z", 0));
     status.mounts[0].missed_events = 2;
-    status.mounts[0].damaged_indexes = 1;
+    status.mounts[0].index_set_aside = true;
     assert_snapshot!(check("integrity -v", &status), @r#"
     TREFOIL INTEGRITY CRITICAL: mount var: 3 differences when compared 24 h ago; `trefoil verify --deep --mount var` (and 2 more) | verified_days=2 missed_events=2c;0 overflows=0c conflicts=0
     2 mounts, every file compared 2.0 days ago
     CRITICAL: mount var: 3 differences when compared 24 h ago; `trefoil verify --deep --mount var`
-    WARNING: the index of mount media was damaged and set aside; when it is understood, remove index/media.db.damaged-* in the state folder
+    WARNING: an index of mount media could not be used and was set aside; when it is understood, remove index/media.db.unusable in the state folder
     WARNING: 2 changes missed by the watcher, found by a scan
     2
     "#);

@@ -75,7 +75,7 @@ fn mount(name: &str) -> MountStatus {
         deploying_until: None,
         verified: None,
         verified_deep: None,
-        damaged_indexes: 0,
+        index_set_aside: false,
     }
 }
 

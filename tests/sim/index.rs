@@ -31,7 +31,8 @@ pub struct Index {
     /// The life that this one goes on from, and its last sequence: a power cut took what came after.
     pub former: Option<(Incarnation, Sequence)>,
     pub rows: BTreeMap<RelPath, Row>,
-    pub by_sequence: BTreeMap<Sequence, RelPath>,
+    /// Where each lane's rows are in our sequence.
+    pub lanes: [BTreeMap<Sequence, RelPath>; Lane::ALL.len()],
     pub journal: BTreeMap<RelPath, Record>,
     pub cursors: BTreeMap<NodeId, (Incarnation, Cursors)>,
     pub head: Sequence,
@@ -53,7 +54,7 @@ impl Index {
             incarnation,
             former: None,
             rows: BTreeMap::new(),
-            by_sequence: BTreeMap::new(),
+            lanes: Default::default(),
             journal: BTreeMap::new(),
             cursors: BTreeMap::new(),
             head: Sequence(0),
@@ -96,6 +97,15 @@ impl Index {
                 && content(&row.record).is_some_and(|(other, _)| other == id)
         };
         size == 0 || self.rows.values().any(same)
+    /// A lane's rows after a position, in order.
+    pub fn rows_after(&self, lane: Lane, after: Sequence) -> impl Iterator<Item = &Row> {
+        let rows = self.lanes[lane as usize].range(Sequence(after.0 + 1)..);
+        rows.map(|(_, path)| &self.rows[path])
+    }
+
+    /// The last position of a lane that has a row.
+    pub fn lane_head(&self, lane: Lane) -> Sequence {
+        self.lanes[lane as usize].last_key_value().map(|(&at, _)| at).unwrap_or_default()
     }
 
     /// Says where the row was.
@@ -134,7 +144,7 @@ impl Index {
     fn set_row(&mut self, path: RelPath, row: Option<Row>, undoable: bool) {
         let old = self.rows.remove(&path);
         if let Some(old) = &old {
-            self.by_sequence.remove(&old.sequence);
+            self.lanes[old.lane as usize].remove(&old.sequence);
             self.versions.remove(Fingerprint::of_version(&old.record));
             self.entries.remove(Fingerprint::of_entry(&old.record));
         }
@@ -142,7 +152,7 @@ impl Index {
             self.batch.push(Undo::Row(path.clone(), old.map(Box::new)));
         }
         if let Some(row) = row {
-            self.by_sequence.insert(row.sequence, path.clone());
+            self.lanes[row.lane as usize].insert(row.sequence, path.clone());
             self.versions.add(Fingerprint::of_version(&row.record));
             self.entries.add(Fingerprint::of_entry(&row.record));
             self.rows.insert(path, row);

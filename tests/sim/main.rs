@@ -1,8 +1,9 @@
 //! Simulates whole clusters: real engines; modelled disks, indexes and network; virtual time.
 //!
 //! One seed decides everything. Fresh seeds: `cargo test --release --test sim`, `SIM_SEEDS` says how
-//! many. One again, with a readable trace: `SEED=n TRACE=1 cargo test --release --test sim -- replay
-//! --nocapture`. For long: `SIM_MINUTES=60 cargo test --release --test sim -- --ignored soak`.
+//! many, `SIM_BASE` from which on, `SIM_THREADS` how many at a time. One again, with a readable
+//! trace: `SEED=n TRACE=1 cargo test --release --test sim -- replay --nocapture`. For long:
+//! `SIM_MINUTES=60 cargo test --release --test sim -- --ignored soak`.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::disallowed_methods, reason = "a test")]
 #![allow(unreachable_pub, reason = "a test")]
 
@@ -19,6 +20,9 @@ mod world;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::world::{Report, World};
@@ -69,15 +73,14 @@ fn fail(seed: u64, reason: &str) -> ! {
     );
 }
 
-fn check(seed: u64) -> Report {
+fn check(seed: u64) {
     let report = run(seed, false);
     if let Some(reason) = &report.failure {
         fail(seed, reason);
     }
-    report
 }
 
-/// Where fresh seeds begin.
+/// Where fresh seeds begin: elsewhere at each second.
 fn base() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     env("SIM_BASE").unwrap_or_else(|| now.map_or(0, |d| d.as_secs()) * 1_000_000)
@@ -85,34 +88,93 @@ fn base() -> u64 {
 
 #[test]
 fn fresh_seeds_keep_the_promises() {
-    let (base, count) = (base(), env("SIM_SEEDS").unwrap_or(2000));
+    let (base, count) = (base(), env("SIM_SEEDS").unwrap_or(5000));
     eprintln!("seeds {base} to {}", base + count - 1);
-    let start = Instant::now();
-    let (mut steps, mut applied) = (0, 0);
-    let mut failures = Vec::new();
-    for seed in base..base + count {
-        if env("SIM_SURVEY").is_some() {
-            let report = run(seed, false);
-            failures.extend(report.failure.map(|failure| (report.steps, seed, failure)));
-            continue;
-        }
-        let report = check(seed);
-        steps += report.steps;
-        applied += report.applied;
+    run_and_judge(base, |seed| seed >= base + count);
+}
+
+#[test]
+#[ignore = "runs for SIM_MINUTES; tests/run --large"]
+fn soak() {
+    let end = Instant::now() + Duration::from_secs(60 * env("SIM_MINUTES").unwrap_or(10));
+    let base = base();
+    eprintln!("seeds from {base}");
+    run_and_judge(base, |_| Instant::now() >= end);
+}
+
+fn run_and_judge(base: u64, ends: impl Fn(u64) -> bool + Sync) {
+    let (start, tally) = (Instant::now(), Tally::default());
+    let (count, failure) = run_all(base, ends, &tally);
+    if let Some((seed, reason)) = failure {
+        fail(seed, &reason);
     }
-    failures.sort();
-    for (steps, seed, failure) in &failures {
-        eprintln!("seed {seed}: {failure} ({steps} steps)");
-    }
-    assert!(failures.is_empty(), "{} of {count} seeds failed", failures.len());
+    let failures = tally.failures.into_inner();
+    assert!(failures == 0, "{failures} of {count} seeds failed");
+    let (steps, applied) = (tally.steps.into_inner(), tally.applied.into_inner());
     eprintln!("{count} seeds, {steps} steps, {applied} applies in {:?}", start.elapsed());
+}
+
+/// What many runs came to.
+#[derive(Default)]
+struct Tally {
+    steps: AtomicU64,
+    applied: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, report: &Report) {
+        self.steps.fetch_add(report.steps, Relaxed);
+        self.applied.fetch_add(report.applied, Relaxed);
+    }
+}
+
+fn threads() -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    env("SIM_THREADS").unwrap_or(cores)
 }
 
 #[test]
 fn seeds_that_failed_once_keep_the_promises() {
-    PINNED.into_iter().for_each(|seed| {
-        check(seed);
+    PINNED.into_iter().for_each(check);
+}
+
+/// Runs `each` for the seeds from `base` on, on all cores, until `ends` or one fails. Gives how many
+/// ran, and the lowest that failed with its reason; of all below it there is none.
+fn run_all(
+    base: u64,
+    ends: impl Fn(u64) -> bool + Sync,
+    tally: &Tally,
+) -> (u64, Option<(u64, String)>) {
+    let next = AtomicU64::new(base);
+    let failure = Mutex::new(None::<(u64, String)>);
+    let work = || {
+        while failure.lock().unwrap().is_none() {
+            let seed = next.fetch_add(1, Relaxed);
+            if ends(seed) {
+                next.fetch_sub(1, Relaxed);
+                return;
+            }
+            let report = run(seed, false);
+            tally.add(&report);
+            let Some(reason) = report.failure else { continue };
+            if env("SIM_SURVEY").is_some() {
+                eprintln!("seed {seed}: {reason} ({} steps)", report.steps);
+                tally.failures.fetch_add(1, Relaxed);
+                continue;
+            }
+            let mut first = failure.lock().unwrap();
+            if first.as_ref().is_none_or(|(other, _)| seed < *other) {
+                *first = Some((seed, reason));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(work);
+        }
     });
+    (next.into_inner() - base, failure.into_inner().unwrap())
 }
 
 #[test]
@@ -130,16 +192,4 @@ fn replay() {
             fail(seed, &reason);
         }
     }
-}
-
-#[test]
-#[ignore = "runs for SIM_MINUTES; tests/run --large"]
-fn soak() {
-    let end = Instant::now() + Duration::from_secs(60 * env("SIM_MINUTES").unwrap_or(10));
-    let mut seed = base();
-    while Instant::now() < end {
-        check(seed);
-        seed += 1;
-    }
-    eprintln!("{} seeds", seed - base());
 }

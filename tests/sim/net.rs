@@ -2,9 +2,10 @@
 
 use trefoil::engine::Input;
 use trefoil::engine::session::Outgoing;
-use trefoil::model::{Lane, NodeId, RelPath, Sequence};
+use trefoil::model::{Lane, RelPath, Sequence};
 
 use crate::disk::Inode;
+use crate::index::Row;
 use crate::mirror::{Announcement, Feed};
 use crate::world::{Event, MS, SECOND, World};
 
@@ -87,7 +88,7 @@ impl World {
             self.nodes[from].index.forget_from(receiver);
         }
         let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
-        self.nodes[from].out.insert(to, out);
+        self.nodes[from].out.insert(to, Box::new(out));
         self.nodes[to].heard.insert(from, incarnation);
         let up = Input::PeerUp { peer: id, cursors, anew };
         let head = self.nodes[from].index.head;
@@ -134,22 +135,26 @@ impl World {
             return;
         }
         let peer = self.nodes[to].id;
-        let rows = self.rows_after(from, lane, out.sent(lane));
-        let wanted: Vec<_> = rows.iter().filter(|(_, source, _)| *source != Some(peer)).collect();
-        if lane == Lane::Forward && !wanted.is_empty() {
-            let at_once = wanted.iter().any(|(_, source, _)| {
-                let origin = source.and_then(|id| self.node_of(id));
-                origin.is_none_or(|origin| !self.is_up(origin, to))
-            });
-            if !self.forwards(from, to, at_once, out) {
+        let (index, after) = (&self.nodes[from].index, out.sent(lane));
+        let head = index.lane_head(lane);
+        let of_others = |row: &&Row| row.from != Some(peer);
+        let reaches = |row: &Row| {
+            let origin = row.from.and_then(|id| self.node_of(id));
+            origin.is_some_and(|origin| self.is_up(origin, to))
+        };
+        if lane == Lane::Forward && head > after {
+            let wanted = || index.rows_after(lane, after).filter(of_others);
+            let (any, at_once) = (wanted().next().is_some(), wanted().any(|row| !reaches(row)));
+            if any && !self.forwards(from, to, at_once, out) {
                 return;
             }
         }
         let most = self.rng.index(4) + 1;
-        let batch: Vec<_> = wanted.into_iter().take(most).cloned().collect();
-        if let Some(&(last, ..)) = batch.last() {
+        let wanted = self.nodes[from].index.rows_after(lane, after).filter(of_others).take(most);
+        let batch: Vec<_> = wanted.map(|row| (row.sequence, row.record.path.clone())).collect();
+        if let Some(&(last, _)) = batch.last() {
             let mut records = Vec::new();
-            for (sequence, _, path) in batch {
+            for (sequence, path) in batch {
                 self.announce_ahead(from, lane, &path, out, &mut records);
                 records.push(self.announcement(from, sequence, &path, out));
             }
@@ -157,8 +162,8 @@ impl World {
             self.send(from, to, Message::Records(lane, records), out.waits_for());
             return;
         }
-        if let Some(&(last, ..)) = rows.last() {
-            out.skip(lane, last);
+        if head > after {
+            out.skip(lane, head);
         }
         if lane == Lane::Forward {
             out.forwarded();
@@ -167,19 +172,6 @@ impl World {
             out.advance(lane, sequence);
             self.send(from, to, Message::Progress(lane, sequence), out.waits_for());
         }
-    }
-
-    fn rows_after(
-        &self,
-        from: usize,
-        lane: Lane,
-        after: Sequence,
-    ) -> Vec<(Sequence, Option<NodeId>, RelPath)> {
-        let index = &self.nodes[from].index;
-        let rows = index.by_sequence.range(Sequence(after.0 + 1)..);
-        let rows = rows.map(|(&sequence, path)| (sequence, &index.rows[path], path));
-        let of_lane = rows.filter(|(_, row, _)| row.lane == lane);
-        of_lane.map(|(sequence, row, path)| (sequence, row.from, path.clone())).collect()
     }
 
     /// Whether records learned from others are to be sent now.

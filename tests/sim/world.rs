@@ -97,7 +97,7 @@ pub struct Node {
     pub disk: Disk,
     pub index: Index,
     /// Nothing while the daemon is down.
-    pub engine: Option<Engine>,
+    pub engine: Option<Box<Engine>>,
     /// Changes with every start: what was out before is gone.
     pub life: u64,
     /// Whether the machine is on, and has been set up.
@@ -122,7 +122,7 @@ pub struct Node {
     pub conflicts: Vec<(RelPath, ContentId)>,
     pub trash: Vec<(RelPath, ContentId)>,
     pub writers: BTreeMap<u64, Writer>,
-    pub out: BTreeMap<usize, Outgoing>,
+    pub out: BTreeMap<usize, Box<Outgoing>>,
     /// The incarnation of each peer that its cursors belong to.
     pub heard: BTreeMap<usize, Incarnation>,
     pub tick_at: Option<u64>,
@@ -163,6 +163,11 @@ pub fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).expect("a path")
 }
 
+thread_local! {
+    /// Made once for a thread: that takes longer than some histories.
+    static POLICY: Arc<Policy> = Arc::new(policy());
+}
+
 fn policy() -> Policy {
     let rules = [
         ("*.bar", Class::Barrier),
@@ -185,7 +190,7 @@ impl World {
         let mut world = Self {
             seed,
             rng,
-            policy: Arc::new(policy()),
+            policy: POLICY.with(Arc::clone),
             now: 0,
             queue: BTreeMap::new(),
             next_event: 0,
@@ -334,6 +339,8 @@ impl World {
         let setup =
             Setup { node: node_id, policy, keeps_owners, joining, last_counter, held_classes };
         node.engine = Some(Engine::new(setup));
+        let setup = Setup { node: node_id, policy, keeps_owners: true, joining, last_counter };
+        node.engine = Some(Box::new(Engine::new(setup)));
         node.life += 1;
         node.scanning = true;
         let was_visible = std::mem::take(&mut node.visible);

@@ -78,7 +78,10 @@ impl Index {
         let before = self.row(&record.path)?;
         let was = before.as_ref().map(|row| (row.lane, row.sequence));
         let was_dir = before.as_ref().is_some_and(|row| row.record.is_dir());
-        let ordered_by_kind = was_dir && !record.is_dir();
+        // What went before anything of it was known here may have been a directory, with children
+        // that some peer still has: it waits for their removal there.
+        let may_have_been = before.is_none() && !record.is_live();
+        let ordered_by_kind = was_dir && !record.is_dir() || may_have_been;
         self.account(before.as_ref().map(|row| &row.record), record);
         self.head = Sequence((wall_ns / 1000).max(self.head.0 + 1));
         self.lane_heads[lane as usize] = self.head;
@@ -427,5 +430,32 @@ fn signature_from(bytes: &[u8; SIGNATURE_BYTES]) -> Signature {
         ctime: time(32),
         links: short(44),
         racy: bytes[48] != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Incarnation, Kind, Meta, Mtime, Stamp, Version};
+
+    fn ordered(index: &mut Index, kind: Option<Kind>, counter: u64) -> bool {
+        let meta =
+            Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() };
+        let version = Version::edit(Stamp { counter, node: NodeId(2) }, None);
+        let path = RelPath::parse(b"d").unwrap();
+        let record = Record { path, entry: kind.map(|kind| Entry { kind, meta }), version };
+        index.begin().unwrap();
+        index.store(&record, None, Lane::Forward, Some(NodeId(2)), counter).unwrap().0.ordered
+    }
+
+    #[test]
+    fn a_removal_of_what_was_never_known_waits_as_that_of_a_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(7)).unwrap();
+        assert!(ordered(&mut index, None, 1), "a peer may have children of it");
+        assert!(!ordered(&mut index, Some(Kind::Dir), 2));
+        assert!(ordered(&mut index, None, 3));
+        let link = || Some(Kind::Symlink { target: b"x".as_slice().into() });
+        assert!(ordered(&mut index, link(), 4), "it replaces a directory");
     }
 }

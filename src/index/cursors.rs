@@ -174,7 +174,7 @@ fn token(record: &[u8]) -> Token {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Entry, Kind, Meta, Mtime, Stamp, Version};
+    use crate::model::{Entry, Kind, Meta, Mtime, Signature, Stamp, Version};
 
     fn record(path: &str, counter: u64) -> Record {
         let stamp = Stamp { counter, node: NodeId(1) };
@@ -194,10 +194,21 @@ mod tests {
         let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
         assert_eq!(None, index.former().unwrap());
         index.begin().unwrap();
-        index.store(&record("a", 1), None, Lane::Normal, Some(NodeId(2)), 5_000_000).unwrap();
+        let signature = |inode| Signature {
+            inode,
+            size: 1,
+            mode: 0,
+            mtime: Mtime::default(),
+            ctime: Mtime::default(),
+            links: 1,
+            racy: false,
+        };
+        let (old, new) = (Some(signature(1)), Some(signature(2)));
+        index.store(&record("a", 1), old, Lane::Normal, Some(NodeId(2)), 5_000_000).unwrap();
+        index.store(&record("b", 1), new, Lane::Normal, None, 70_000_000_000).unwrap();
         index.set_done(NodeId(2), Lane::Forward, Sequence(4)).unwrap();
         index.set_done(NodeId(2), Lane::Normal, Sequence(9)).unwrap();
-        index.set_acknowledged(NodeId(2), Lane::Normal, Sequence(9999)).unwrap();
+        index.set_acknowledged(NodeId(2), Lane::Normal, Sequence(99_999_999)).unwrap();
         index.begin_life(Incarnation(8)).unwrap();
         let acknowledged = index.cursors(NodeId(2)).unwrap().acknowledged;
         assert_eq!((Lane::Normal, index.head()), acknowledged[Lane::Normal as usize]);
@@ -207,12 +218,15 @@ mod tests {
         index.continue_peer(NodeId(2), Incarnation(3), Sequence(6)).unwrap();
         assert_eq!(Sequence(6), done(&index, Lane::Normal));
         let row = index.row(&record("a", 1).path).unwrap();
-        assert_eq!(None, row.unwrap().via);
+        let row = row.unwrap();
+        assert_eq!((None, old), (row.via, row.signature));
+        let last = index.row(&record("b", 1).path).unwrap().unwrap();
+        assert_eq!(None, last.signature, "the power cut may have taken what was written");
         index.commit().unwrap();
         drop(index);
         let (index, _) = Index::open(&path, Incarnation(9)).unwrap();
         assert_eq!(Incarnation(8), index.incarnation());
-        assert_eq!(Some((Incarnation(7), Sequence(5000))), index.former().unwrap());
+        assert_eq!(Some((Incarnation(7), Sequence(70_000_000))), index.former().unwrap());
     }
 
     #[test]

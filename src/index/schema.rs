@@ -75,6 +75,9 @@ pub(super) fn prepare(db: &Connection, path: &Path, new: Incarnation) -> Result<
     Ok(true)
 }
 
+/// How long what was written may not be on the disk, in microseconds: twice what Linux takes.
+const UNSYNCED_US: u64 = 60_000_000;
+
 impl Index {
     /// Reads the numbers beside the records.
     pub(super) fn load(&mut self) -> Result<(), IndexError> {
@@ -130,6 +133,11 @@ impl Index {
         self.execute("write", "UPDATE state SET incarnation = ?1", [signed(new.0)])?;
         let sql = "UPDATE cursors SET done = 0 WHERE lane = ?1";
         self.execute("write", sql, [Lane::Forward.number()])?;
+        // What was written without a sync may be as before though `stat` says what it said: whatever
+        // changed last is read again.
+        let until = self.head.0.saturating_sub(UNSYNCED_US);
+        let sql = "UPDATE records SET signature = NULL WHERE seq > ?1";
+        self.execute("write", sql, [signed(until)])?;
         // What peers have acknowledged of the lost commits says nothing of what comes after them.
         let sql = "UPDATE cursors SET acknowledged = min(acknowledged, ?1)";
         self.execute("write", sql, [signed(self.head.0)])?;

@@ -59,6 +59,8 @@ pub(super) enum Event {
         /// After which row they come, and up to where nothing else is on the lane.
         rows: (Sequence, Sequence),
     },
+    /// A peer is no member any more.
+    Removed { peer: NodeId },
     /// Paths were read.
     Seen(Vec<(RelPath, Found)>),
     /// End the thread.
@@ -280,6 +282,7 @@ impl Actor {
                 self.loaded(peer, lane, records, rows);
                 Ok(())
             }
+            Event::Removed { peer } => self.removed(peer),
             Event::Seen(seen) => seen.into_iter().try_for_each(|(p, f)| self.seen(p, f)),
             Event::Shutdown => {
                 self.stopping = true;

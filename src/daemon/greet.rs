@@ -97,6 +97,12 @@ impl Actor {
         self.input(Input::PeerDown(peer))
     }
 
+    /// What it alone had announced is waited for no more.
+    pub(super) fn removed(&mut self, peer: NodeId) -> Result<(), IndexError> {
+        self.peers.remove(&peer);
+        self.input(Input::PeerRemoved(peer))
+    }
+
     fn say(&self, link: &LinkHandle, message: ControlMessage) {
         if let Err(error) = link.send_control(message) {
             let error = &error as &dyn std::error::Error;

@@ -161,11 +161,19 @@ impl Shared {
     }
 
     fn members_changed(&self) {
+        let mut removed = Vec::new();
         if let Some(net) = self.net.get() {
             let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
-            *members = net.members();
+            let now = net.members();
+            let gone = members.active().filter(|member| !now.is_active(member.id));
+            removed.extend(gone.map(|member| member.id));
+            *members = now;
         }
-        self.actors().iter().for_each(|actor| actor.inbox.wake());
+        for actor in self.actors() {
+            let gone = |&peer: &NodeId| actor.inbox.push(Event::Removed { peer });
+            removed.iter().for_each(gone);
+            actor.inbox.wake();
+        }
     }
 
     fn all_links(&self) -> Vec<LinkHandle> {

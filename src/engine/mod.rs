@@ -136,6 +136,8 @@ pub enum Input {
         /// Zero, or what has passed: none does.
         until_ms: u64,
     },
+    /// config: a peer is no member any more. What it alone had announced never comes.
+    PeerRemoved(NodeId),
     /// config: classes mean something else now; which path has which class is as before.
     Policy(Arc<Policy>),
     /// The mount is stopped (by a person or a guard), or goes on.
@@ -421,6 +423,7 @@ impl Engine {
             Input::Journaled { record, visible } => self.journaled(now, record, visible),
             Input::PeerUp { peer, cursors, anew } => self.peer_up(now, peer, &cursors, anew),
             Input::PeerDown(_) => {}
+            Input::PeerRemoved(peer) => self.forget_peer(now, peer),
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
             Input::Approved => self.approve(now),
             Input::Reverted => self.revert(now),

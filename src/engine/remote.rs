@@ -30,11 +30,15 @@ impl Engine {
         anew: bool,
     ) {
         if anew {
-            let paths: Vec<_> = self.slots.keys().cloned().collect();
-            paths.iter().for_each(|path| self.forget_sources(now, path, peer));
-            self.peers.remove(&peer);
+            self.forget_peer(now, peer);
         }
         self.peers.entry(peer).or_insert_with(|| Incoming::starting_at(cursors));
+    }
+
+    pub(super) fn forget_peer(&mut self, now: Now, peer: NodeId) {
+        let paths: Vec<_> = self.slots.keys().cloned().collect();
+        paths.iter().for_each(|path| self.forget_sources(now, path, peer));
+        self.peers.remove(&peer);
     }
 
     /// The peer's sequences mean nothing any more. What it alone had announced is in nobody's

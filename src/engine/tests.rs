@@ -278,3 +278,18 @@ fn a_directory_that_comes_ahead_of_its_next_turn_is_not_done_yet() {
     assert_eq!(["keep d"], *story.applied("d", Outcome::Done(None)));
     assert_eq!(Sequence(5), done(&story));
 }
+
+#[test]
+fn what_only_a_removed_node_had_is_waited_for_no_more() {
+    let mut story = Story::new(Vec::new());
+    story.announced(Lane::Normal, 5, None, file("f", 1));
+    for _ in 0..4 {
+        let result = Err("cannot fetch: nobody has it".to_owned());
+        let (path, content) = (path("f"), ContentId::of(b"x"));
+        story.tell(Input::Fetched { path, content, result });
+        story.pass(60_000);
+    }
+    assert_eq!(1, story.engine.problem_count());
+    story.tell(Input::PeerRemoved(PEER));
+    assert_eq!(((0, 0), 0), (story.engine.pending(), story.engine.problem_count()));
+}

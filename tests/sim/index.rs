@@ -97,6 +97,8 @@ impl Index {
                 && content(&row.record).is_some_and(|(other, _)| other == id)
         };
         size == 0 || self.rows.values().any(same)
+    }
+
     /// A lane's rows after a position, in order.
     pub fn rows_after(&self, lane: Lane, after: Sequence) -> impl Iterator<Item = &Row> {
         let rows = self.lanes[lane as usize].range(Sequence(after.0 + 1)..);

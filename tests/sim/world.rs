@@ -338,8 +338,6 @@ impl World {
         let keeps_owners = true;
         let setup =
             Setup { node: node_id, policy, keeps_owners, joining, last_counter, held_classes };
-        node.engine = Some(Engine::new(setup));
-        let setup = Setup { node: node_id, policy, keeps_owners: true, joining, last_counter };
         node.engine = Some(Box::new(Engine::new(setup)));
         node.life += 1;
         node.scanning = true;

@@ -22,20 +22,23 @@ use super::mount::Mount;
 use super::sys::{Writer, writer_of};
 use super::trash::{self, TrashNote};
 use super::{scan, stage};
-use crate::model::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX};
+use crate::model::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::model::{Mtime, RelPath, Signature};
 
 const OPEN: Call = Call::new("open.displaced", "open a displaced directory");
 const SPILL: Call = Call::new("rename.spill", "move out of a displaced directory");
 const SIDECAR: Call = Call::new("symlink.displaced", "note the path of a displaced file");
+const READ_SIDECAR: Call = Call::new("read.sidecar", "read the path of a displaced file");
 const UNLINK: Call = Call::new("unlink.displaced", "remove a displaced file");
+const UNLINK_SIDECAR: Call = Call::new("unlink.sidecar", "remove the path of a displaced file");
 
 /// Displaced files looked at in one call; what is still open, or not taken yet, counts each time.
 const LOOKS_MAX: usize = 65_536;
 /// Stands for a path that does not fit into the name: it is in symbolic links beside it, which are
 /// as durable as a name.
 pub(crate) const LONG: &[u8] = b"%long";
-const SIDECAR_BYTES: usize = SYMLINK_BYTES_MAX - 1;
+/// What every file system takes as a link's target: xfs 1,024 bytes, ext4 less than a block.
+const SIDECAR_BYTES: usize = 1000;
 
 /// What becomes of a displaced file after the second look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -387,7 +390,8 @@ pub(crate) fn noted_path(dir: &OwnedFd, unique: u64, escaped: &[u8]) -> Option<V
     }
     let mut path = Vec::new();
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
-        match readlinkat(dir, &*sidecar(unique, i), Vec::new()) {
+        let name = sidecar(unique, i);
+        match READ_SIDECAR.run(|| readlinkat(dir, &*name, Vec::new())) {
             Ok(piece) => path.extend_from_slice(piece.as_bytes()),
             Err(_) => break,
         }
@@ -397,7 +401,8 @@ pub(crate) fn noted_path(dir: &OwnedFd, unique: u64, escaped: &[u8]) -> Option<V
 
 pub(crate) fn remove_sidecars(dir: &OwnedFd, unique: u64) {
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
-        if unlinkat(dir, &*sidecar(unique, i), AtFlags::empty()).is_err() {
+        let name = sidecar(unique, i);
+        if UNLINK_SIDECAR.run(|| unlinkat(dir, &*name, AtFlags::empty())).is_err() {
             break;
         }
     }

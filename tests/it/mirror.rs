@@ -164,6 +164,7 @@ fn check_many_files(count: usize) {
         assert_eq!(count, there, "on node {n}");
         assert_memory_is_bounded(&cluster, n);
     }
+    cluster.node(3).done(&["deploy", "begin"]);
     fs::remove_dir_all(cluster.node(3).path(MOUNT).join("moved")).unwrap();
     cluster.node(3).done(&["wait", "--timeout", "600s"]);
     cluster.wait_equal(LATER);

@@ -104,6 +104,7 @@ fn place(from: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a moment to begin with")]
 mod tests {
     use super::*;
 

@@ -30,6 +30,7 @@ impl Throttle {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a moment to begin with")]
 mod tests {
     use super::*;
 

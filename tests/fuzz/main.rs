@@ -9,6 +9,7 @@
 //! input's seed; `FUZZ_INPUTS=1 FUZZ_SEED=n` does it again.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stderr, reason = "figures of a long run")]
+#![allow(clippy::disallowed_methods, reason = "it tells how long it took")]
 
 mod generate;
 mod meter;

@@ -185,41 +185,44 @@ async fn act(connection: &Connection, mount: &str, answer: Answer, mut script: S
             });
         }
     };
-    let play = async {
-        let mut open: Vec<(Lane, SendStream)> = Vec::new();
-        let mut streams = Vec::new();
-        let mut n = 0;
-        while let Some(sent) = script(n) {
-            n += 1;
-            let done = match sent {
-                Sent::Announce(lane, announce) => {
-                    if !open.iter().any(|(known, _)| *known == lane) {
-                        let Ok(mut stream) = connection.open_uni().await else { break };
-                        let head = LaneHead { mount: mount.to_owned(), lane }.encode();
-                        drop(stream.write_all(&frame::encode(&head).unwrap()).await);
-                        open.push((lane, stream));
-                    }
-                    let stream = open.iter_mut().find(|(known, _)| *known == lane).map(|(_, s)| s);
-                    let frame = frame::encode_compressed(&announce.encode()).unwrap();
-                    stream.unwrap().write_all(&frame).await.is_ok()
+    let played = play(connection, mount, send, &mut script);
+    tokio::join!(heard, fetched, lanes, played);
+}
+
+/// Follows the script, and waits until the connection is closed.
+async fn play(connection: &Connection, mount: &str, mut control: SendStream, script: &mut Script) {
+    let mut open: Vec<(Lane, SendStream)> = Vec::new();
+    let mut streams = Vec::new();
+    let mut n = 0;
+    while let Some(sent) = script(n) {
+        n += 1;
+        let done = match sent {
+            Sent::Announce(lane, announce) => {
+                if !open.iter().any(|(known, _)| *known == lane) {
+                    let Ok(mut stream) = connection.open_uni().await else { break };
+                    let head = LaneHead { mount: mount.to_owned(), lane }.encode();
+                    drop(stream.write_all(&frame::encode(&head).unwrap()).await);
+                    open.push((lane, stream));
                 }
-                Sent::Lane(bytes) => match connection.open_uni().await {
-                    Ok(mut stream) => {
-                        drop(stream.write_all(&bytes).await);
-                        streams.push(stream);
-                        true
-                    }
-                    Err(_) => false,
-                },
-                Sent::Control(bytes) => send.write_all(&bytes).await.is_ok(),
-            };
-            if !done {
-                break;
+                let stream = open.iter_mut().find(|(known, _)| *known == lane).map(|(_, s)| s);
+                let frame = frame::encode_compressed(&announce.encode()).unwrap();
+                stream.unwrap().write_all(&frame).await.is_ok()
             }
+            Sent::Lane(bytes) => match connection.open_uni().await {
+                Ok(mut stream) => {
+                    drop(stream.write_all(&bytes).await);
+                    streams.push(stream);
+                    true
+                }
+                Err(_) => false,
+            },
+            Sent::Control(bytes) => control.write_all(&bytes).await.is_ok(),
+        };
+        if !done {
+            break;
         }
-        connection.closed().await
-    };
-    tokio::join!(heard, fetched, lanes, play);
+    }
+    connection.closed().await;
 }
 
 async fn serve(mut send: SendStream, mut receive: RecvStream, answer: Answer) {

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, symlink};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -126,9 +126,9 @@ pub(super) fn import(shared: &Shared, mount: &disk::Mount) -> io::Result<()> {
     for (id, from) in disk::kept(mount)? {
         let to = folder(&shared.state).join(id.as_str());
         if to.symlink_metadata().is_err() {
-            move_over(&from, &to)?;
+            disk::move_out(&from, &to).map_err(io::Error::other)?;
         } else {
-            fs::remove_file(&from)?;
+            disk::drop_kept(&from).map_err(io::Error::other)?;
         }
         tracing::info!(id = id.as_str(), "kept the loser of a conflict");
         hints.extend(names_of(id.as_str()));
@@ -147,7 +147,8 @@ pub(super) fn import_late(shared: &Shared, mount: &str, late: &disk::LateWrite) 
     let id = announce(shared, mount, &record, Why::Late);
     tracing::warn!(mount, path = %late.path, id = id.as_str(),
         "a program wrote to a file after it was replaced; kept as a conflict");
-    move_over(&late.file, &folder(&shared.state).join(id.as_str()))?;
+    let to = folder(&shared.state).join(id.as_str());
+    disk::move_out(&late.file, &to).map_err(io::Error::other)?;
     hint_store(shared, names_of(id.as_str()).into());
     Ok(())
 }
@@ -168,32 +169,6 @@ fn hint_store(shared: &Shared, paths: Vec<RelPath>) {
     if let (false, Some(actor)) = (paths.is_empty(), shared.actor(MOUNT)) {
         actor.inbox.push(Event::Hinted(paths.into_iter().map(hint).collect()));
     }
-}
-
-/// Moves a file with its metadata, also to another file system.
-fn move_over(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
-        other => return other,
-    }
-    let about = from.symlink_metadata()?;
-    if about.is_dir() {
-        return fs::remove_dir(from);
-    }
-    if about.is_symlink() {
-        symlink(fs::read_link(from)?, to)?;
-        return fs::remove_file(from);
-    }
-    let made = to.with_extension("new");
-    let mut out = File::create(&made)?;
-    io::copy(&mut File::open(from)?, &mut out)?;
-    // Without the right to give files away, the owner is who runs the daemon.
-    drop(chown(&made, Some(about.uid()), Some(about.gid())));
-    out.set_permissions(about.permissions())?;
-    out.set_modified(about.modified()?)?;
-    out.sync_all()?;
-    fs::rename(made, to)?;
-    fs::remove_file(from)
 }
 
 /// What the store holds, newest first.

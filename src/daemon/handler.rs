@@ -1,6 +1,6 @@
 //! What the network tells the mounts, and what other nodes ask.
 
-use std::io::{Read, Seek as _, SeekFrom};
+use std::io::Read;
 use std::sync::Arc;
 
 use super::Shared;
@@ -61,13 +61,12 @@ impl net::Handler for Handler {
     fn fetch(&self, _peer: NodeId, request: &FetchRequest) -> Option<Box<dyn Read + Send>> {
         let actor = self.0.actor(&request.mount)?;
         let at_path = disk::open_content(&actor.mount, &request.path).ok();
-        let right =
-            at_path.filter(|file| file.metadata().is_ok_and(|about| about.len() == request.size));
-        let mut file = match right {
+        let right = at_path.filter(|file| file.size().is_ok_and(|size| size == request.size));
+        let file = match right {
             Some(file) => file,
             None => disk::open_staged(&actor.mount, request.content).ok()??,
         };
-        file.seek(SeekFrom::Start(request.offset)).ok()?;
+        let file = file.from(request.offset);
         Some(Box::new(file.take(request.size.saturating_sub(request.offset))))
     }
 

@@ -149,6 +149,7 @@ fn staged_uses(requests: &[ApplyRequest]) -> HashMap<ContentId, usize> {
 
 fn refuse_staged(mount: &Mount, plan: &mut Plan, refused: &Refused) {
     if let Plan::Put(item) = plan {
+        item.distrust();
         item.discard(mount, &mount.stage, item.name.as_bytes());
         *plan = Plan::Settled(Outcome::Failed {
             reason: refused.reason(),

@@ -1,12 +1,14 @@
 //! One system call: its label, what it does in words, and how it failed.
 //!
 //! In: a [`Call`] and the system call as a closure. Out: its result or [`Refused`]. Every call into
-//! a mount goes through [`Call::run`], so this is the one place to make a call fail in a test. It
-//! must never retry anything but an interruption.
+//! a mount goes through [`Call::run`] or [`Call::run_io`], so this is the one place to make a call
+//! fail in a test ([`super::fault`]). It must never retry anything but an interruption.
 
 use std::io;
 
 use rustix::io::Errno;
+
+use super::fault;
 
 /// A system call as errors and fault injection name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,20 +34,32 @@ impl Call {
         Self { label, doing }
     }
 
-    /// This call's failure, where the standard library made the call.
+    /// This call's failure, where something else than the system refused.
     pub(crate) fn failed(self, source: io::Error) -> Refused {
         Refused { call: self, source }
     }
 
     /// Runs `f`, again if a signal interrupted it.
     pub(crate) fn run<T>(self, mut f: impl FnMut() -> Result<T, Errno>) -> Result<T, Refused> {
-        loop {
+        let refused = |errno: Errno| Refused { call: self, source: errno.into() };
+        fault::before(self.label).map_err(refused)?;
+        let result = loop {
             match f() {
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(Refused { call: self, source: errno.into() }),
-                Ok(value) => return Ok(value),
+                other => break other,
             }
-        }
+        };
+        fault::after(self.label);
+        result.map_err(refused)
+    }
+
+    /// The same for a call that the standard library makes, which knows of interruptions itself.
+    pub(crate) fn run_io<T>(self, f: impl FnOnce() -> io::Result<T>) -> Result<T, Refused> {
+        let refused = |source| Refused { call: self, source };
+        fault::before(self.label).map_err(|errno| refused(errno.into()))?;
+        let result = f();
+        fault::after(self.label);
+        result.map_err(refused)
     }
 }
 

@@ -21,13 +21,14 @@ use super::look::{Look, Type};
 use super::mount::Mount;
 use super::sys::{Writer, writer_of};
 use super::trash::{self, TrashNote};
-use super::{scan, stage};
+use super::{scan, stage, trash};
 use crate::model::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::model::{Mtime, RelPath, Signature};
 
 const OPEN: Call = Call::new("open.displaced", "open a displaced directory");
 const SPILL: Call = Call::new("rename.spill", "move out of a displaced directory");
 const SIDECAR: Call = Call::new("symlink.displaced", "note the path of a displaced file");
+const PROBE: Call = Call::new("open.probe", "open a file to ask for its writers");
 const READ_SIDECAR: Call = Call::new("read.sidecar", "read the path of a displaced file");
 const UNLINK: Call = Call::new("unlink.displaced", "remove a displaced file");
 const UNLINK_SIDECAR: Call = Call::new("unlink.sidecar", "remove the path of a displaced file");
@@ -37,6 +38,7 @@ const LOOKS_MAX: usize = 65_536;
 /// Stands for a path that does not fit into the name: it is in symbolic links beside it, which are
 /// as durable as a name.
 pub(crate) const LONG: &[u8] = b"%long";
+const LONG: &[u8] = b"%long";
 /// What every file system takes as a link's target: xfs 1,024 bytes, ext4 less than a block.
 const SIDECAR_BYTES: usize = 1000;
 
@@ -222,9 +224,8 @@ pub(crate) fn waiting(mount: &Mount) -> Result<Vec<Waiting>, Refused> {
 /// Whether somebody has it open for writing, as far as can be known.
 pub(crate) fn has_writer(dir: &OwnedFd, name: &[u8]) -> bool {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(dir, name, flags | OFlags::NOATIME, Mode::empty())
-        .or_else(|_| openat(dir, name, flags, Mode::empty()))
-    {
+    let open = |flags| PROBE.run(|| openat(dir, name, flags, Mode::empty()));
+    match open(flags | OFlags::NOATIME).or_else(|_| open(flags)) {
         Ok(file) => writer_of(&file) == Writer::Yes,
         Err(_) => false,
     }
@@ -392,6 +393,7 @@ pub(crate) fn noted_path(dir: &OwnedFd, unique: u64, escaped: &[u8]) -> Option<V
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
         let name = sidecar(unique, i);
         match READ_SIDECAR.run(|| readlinkat(dir, &*name, Vec::new())) {
+        match READ_SIDECAR.run(|| readlinkat(&mount.displaced, &*name, Vec::new())) {
             Ok(piece) => path.extend_from_slice(piece.as_bytes()),
             Err(_) => break,
         }
@@ -403,6 +405,8 @@ pub(crate) fn remove_sidecars(dir: &OwnedFd, unique: u64) {
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
         let name = sidecar(unique, i);
         if UNLINK_SIDECAR.run(|| unlinkat(dir, &*name, AtFlags::empty())).is_err() {
+        let unlink = || unlinkat(&mount.displaced, &*name, AtFlags::empty());
+        if UNLINK_SIDECAR.run(unlink).is_err() {
             break;
         }
     }

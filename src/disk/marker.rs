@@ -9,13 +9,14 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, openat2, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, linkat, openat, openat2, statx, unlinkat};
 use rustix::io::Errno;
 
-use super::call::Call;
+use super::call::{Call, Refused};
 use super::mount::MountError;
 use super::walk::CONTAINED;
 
+const LOOK_MARKER: Call = Call::new("stat.marker", "look at the marker");
 const OPEN_MARKER: Call = Call::new("open.marker", "open the marker");
 const READ_MARKER: Call = Call::new("read.marker", "read the marker");
 const WRITE_MARKER: Call = Call::new("write.marker", "write the marker");
@@ -60,10 +61,20 @@ pub(super) fn read(dir: impl AsFd) -> Result<Option<(MarkerId, String)>, MountEr
         Err(e) => return Err(e.into()),
     };
     let mut text = String::new();
-    file.take(MARKER_BYTES_MAX).read_to_string(&mut text).map_err(|e| READ_MARKER.failed(e))?;
+    let mut file = file.take(MARKER_BYTES_MAX);
+    READ_MARKER.run_io(|| file.read_to_string(&mut text))?;
     let (id, name) = text.split_once('\n').ok_or(MountError::BadMarker)?;
     let id = MarkerId::parse(id).ok_or(MountError::BadMarker)?;
     Ok(Some((id, name.trim_end_matches('\n').to_owned())))
+}
+
+/// The inode of the marker's file and when that was made, as far as the file system knows.
+pub(super) fn file(dir: impl AsFd) -> Result<String, Refused> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let mask = StatxFlags::INO | StatxFlags::BTIME;
+    let about = LOOK_MARKER.run(|| statx(dir.as_fd(), MARKER, flags, mask))?;
+    let born = about.stx_btime;
+    Ok(format!("{} {}.{:09}\n", about.stx_ino, born.tv_sec, born.tv_nsec))
 }
 
 /// Writes the marker into `dir` durably; nothing to do if the same id is there.
@@ -76,8 +87,8 @@ pub(super) fn create(dir: impl AsFd, id: MarkerId, name: &str) -> Result<(), Mou
     let mode = Mode::from_raw_mode(0o600);
     let open = || openat(dir, MARKER_STAGE, flags | OFlags::CLOEXEC, mode);
     let mut file = File::from(WRITE_MARKER.run(open)?);
-    file.write_all(format!("{id}\n{name}\n").as_bytes()).map_err(|e| WRITE_MARKER.failed(e))?;
-    file.sync_all().map_err(|e| WRITE_MARKER.failed(e))?;
+    WRITE_MARKER.run_io(|| file.write_all(format!("{id}\n{name}\n").as_bytes()))?;
+    WRITE_MARKER.run_io(|| file.sync_all())?;
     let linked = WRITE_MARKER.run(|| linkat(dir, MARKER_STAGE, dir, MARKER, AtFlags::empty()));
     WRITE_MARKER.run(|| unlinkat(dir, MARKER_STAGE, AtFlags::empty()))?;
     match linked {

@@ -11,6 +11,8 @@ mod apply;
 mod call;
 mod copy;
 mod displaced;
+mod fault;
+mod hand_over;
 mod look;
 mod marker;
 mod metadata;
@@ -37,13 +39,15 @@ mod tests;
 pub use apply::{ApplyRequest, Displaced, Outcome, Source, apply_group};
 pub use call::{Call, Refused};
 pub use displaced::{LateWrite, look_again};
+pub use hand_over::{drop_kept, move_out};
 pub use marker::MarkerId;
 pub use metadata::OWNER_UNKNOWN;
 pub use mount::{Counters, Mount, MountError, MountOptions};
 pub use read::{ReadRequest, read};
 pub use scan::{Listed, list};
 pub use stage::{
-    StageError, Staged, exists_complete, expire_stage, open_content, open_staged, stage_from_local,
+    Content, StageError, Staged, exists_complete, expire_stage, open_content, open_staged,
+    stage_from_local,
 };
 pub use sync::everything as sync_everything;
 pub use trash::{KeptId, TrashNote, expire_trash, kept};

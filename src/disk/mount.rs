@@ -29,6 +29,7 @@ const OPEN_ROOT: Call = Call::new("open.root", "open the root");
 const MKDIR_OWN: Call = Call::new("mkdir.own", "create trefoil's own directory");
 const OPEN_OWN: Call = Call::new("open.own", "open trefoil's own directory");
 const LOCK: Call = Call::new("lock.own", "lock trefoil's own directory");
+const FREE: Call = Call::new("stat.space", "ask for the free space");
 const PROBE: Call = Call::new("probe.times", "probe the file system's time stamps");
 
 /// Changes of one file whose times must all differ before time stamps count as fine.
@@ -203,12 +204,21 @@ impl Mount {
         }
     }
 
+    /// Tells the marker's file from every other, also from a copy of it: its inode, and when that was
+    /// made.
+    ///
+    /// # Errors
+    /// What the operating system refused.
+    pub fn marker_file(&self) -> Result<String, Refused> {
+        marker::file(&self.own)
+    }
+
     /// Bytes that can still be written, and bytes the file system has.
     ///
     /// # Errors
     /// What `statvfs` says.
     pub fn free_space(&self) -> io::Result<(u64, u64)> {
-        let stat = fstatvfs(&self.root)?;
+        let stat = FREE.run(|| fstatvfs(&self.root)).map_err(|e| e.source)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok((bytes(stat.f_bavail), bytes(stat.f_blocks)))
     }
@@ -315,7 +325,8 @@ fn open_private(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, MountError> {
 }
 
 fn lock(own: &OwnedFd) -> Result<OwnedFd, MountError> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Not for writing: that would keep the file system from being made read-only.
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || openat(own, b"lock".as_slice(), flags, Mode::from_raw_mode(0o600));
     let fd = LOCK.run(open)?;
     match LOCK.run(|| flock(&fd, FlockOperation::NonBlockingLockExclusive)) {

@@ -18,7 +18,7 @@ use super::mount::Mount;
 use super::parents::{Parent, Parents};
 use super::prepare::{Item, Plan, effective_meta};
 use super::{DiskError, OWNER_UNKNOWN, metadata, settle, stage, sync, trash, walk};
-use crate::model::{Entry, Kind, RelPath, Signature};
+use crate::model::{Entry, Kind, Meta, RelPath, Signature};
 
 const CREATE: Call = Call::new("rename.create", "rename to the target");
 const DISPLACE: Call = Call::new("rename.displace", "move the target away");
@@ -270,11 +270,21 @@ impl<'m> Placer<'m> {
         if !request.path.is_root() && mount.is_boundary(&before) {
             return Err(unreachable(DiskError::MountPoint));
         }
-        if !matches(&before, expected, mount.privileged, mount) {
+        // What a crash left half done is a directory with the owner that it is to have.
+        let half = (Entry { meta: target.meta.clone(), ..expected.0.clone() }, expected.1);
+        let is = |was| matches(&before, was, mount.privileged, mount);
+        if !(is(expected) || before.is_dir() && is(&half)) {
             return Err(Outcome::Changed);
         }
         let meta = effective_meta(target, Some(expected));
-        metadata::set(fd.as_fd(), &meta, false, mount.privileged)?;
+        if let Err(e) = metadata::set(fd.as_fd(), &meta, false, mount.privileged) {
+            // A part of it would be taken for an edit made here.
+            let was = Meta { mtime: before.mtime, ..expected.0.meta.clone() };
+            if let Err(e) = metadata::set(fd.as_fd(), &was, false, mount.privileged) {
+                tracing::warn!(error = %e.reason(), "cannot put metadata back");
+            }
+            return Err(e.into());
+        }
         if before.is_dir() {
             mount.dir_times.set(before.inode, meta.mtime);
         }
@@ -314,13 +324,14 @@ impl<'m> Placer<'m> {
                 Errno::NOENT => Outcome::ContentMissing,
                 _ => e.into(),
             })?;
-        let look = Look::at(&mount.stage, staged.as_bytes())?.unwrap_or(found);
-        let item = Item::new(staged, look);
-        if look.inode != found.inode || !is_target(&look, target) {
+        let look = Look::at(&mount.stage, staged.as_bytes());
+        let item =
+            Item::new(staged, *look.as_ref().ok().and_then(Option::as_ref).unwrap_or(&found));
+        if look.is_err() || item.look.inode != found.inode || !is_target(&item.look, target) {
             item.discard(mount, &mount.stage, item.name.as_bytes());
-            return Err(Outcome::ContentMissing);
+            return Err(look.map_or_else(Outcome::from, |_| Outcome::ContentMissing));
         }
-        self.linked.insert(look.inode);
+        self.linked.insert(item.look.inode);
         self.put(request, &item)
     }
 

@@ -61,17 +61,27 @@ impl Item {
         same && (look.is_dir() || self.look.size == look.size && self.look.mtime == look.mtime)
     }
 
+    /// Content that could not be synced is not used again: the next sync may say that it is
+    /// durable, though what failed was never written.
+    pub(crate) fn distrust(&mut self) {
+        self.content = None;
+    }
+
     /// Removes the unused item, which is called `name` in `dir`. Fetched content goes back to
     /// where the next attempt finds it.
     pub(crate) fn discard(&self, mount: &Mount, dir: &OwnedFd, name: &[u8]) {
-        let given_back = self.content.is_some_and(|content| {
-            give_back(mount, dir, name, content)
-                .inspect_err(|e| tracing::debug!(error = %e.reason(), "content not given back"))
-                .is_ok()
-        });
-        if !given_back && let Err(e) = stage::remove_any(dir, name) {
-            tracing::warn!(error = &e as &dyn std::error::Error, "cannot clear the stage");
-        }
+        discard(mount, dir, name, self.content);
+    }
+}
+
+fn discard(mount: &Mount, dir: &OwnedFd, name: &[u8], content: Option<ContentId>) {
+    let given_back = content.is_some_and(|content| {
+        give_back(mount, dir, name, content)
+            .inspect_err(|e| tracing::debug!(error = %e.reason(), "content not given back"))
+            .is_ok()
+    });
+    if !given_back && let Err(e) = stage::remove_any(dir, name) {
+        tracing::warn!(error = &e as &dyn std::error::Error, "cannot clear the stage");
     }
 }
 
@@ -281,7 +291,7 @@ fn dress(
     match dressed {
         Ok(look) => Ok(Plan::Put(Item { content, ..Item::new(name, look) })),
         Err(e) => {
-            stage::remove_any(&mount.stage, name.as_bytes())?;
+            discard(mount, &mount.stage, name.as_bytes(), content);
             Err(e.into())
         }
     }

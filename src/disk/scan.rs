@@ -76,14 +76,18 @@ pub(crate) fn for_each_name(
 ) -> Result<(), Refused> {
     let mut buffer = [MaybeUninit::uninit(); LIST_BUFFER_BYTES];
     let mut names = RawDir::new(dir, &mut buffer);
-    while let Some(entry) = names.next() {
+    loop {
+        if names.is_buffer_empty() {
+            // The call itself is made in `next`, whose entry borrows the buffer.
+            LIST.run(|| Ok(()))?;
+        }
+        let Some(entry) = names.next() else { return Ok(()) };
         let entry = entry.map_err(|e| LIST.failed(e.into()))?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." && !f(name, entry.ino(), entry.file_type()) {
             return Ok(());
         }
     }
-    Ok(())
 }
 
 fn look(

@@ -4,8 +4,8 @@
 //! `fetch-<hash>` is a part, `whole-<hash>` was verified by this process. It must never take
 //! content for complete that was not hashed to its end since the mount was opened.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, RenameFlags, fdatasync, flock, openat, renameat_with,
     unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use super::call::{Call, Refused};
 use super::look::{Look, Type};
@@ -24,6 +24,7 @@ use crate::model::{ContentId, RelPath};
 const CLEAR: Call = Call::new("clear.stage", "clear the stage");
 const FINISH: Call = Call::new("rename.whole", "finish in the stage");
 const OPEN: Call = Call::new("open.stage", "open in the stage");
+const SERVE: Call = Call::new("read.serve", "read it to serve it");
 const SYNC: Call = Call::new("sync.fetched", "make fetched content durable");
 
 const FETCH: &str = "fetch-";
@@ -90,6 +91,12 @@ impl Staged {
         } else if look.size > 0 {
             offset = copy::hash_into(mount, &mut hasher, &file, look.size)?;
         }
+        // Applications must not run out of space for the sake of what does not fit.
+        let free = mount.free_space().map_or(u64::MAX, |(free, _)| free);
+        if size - offset > free {
+            remove(mount, &name)?;
+            return Err(OPEN.failed(Errno::NOSPC.into()).into());
+        }
         Ok(Self { mount: mount.clone(), file, content, size, offset, hasher, holes: false })
     }
 
@@ -114,13 +121,20 @@ impl Staged {
     /// Appends.
     ///
     /// # Errors
-    /// [`StageError::TooLong`], [`StageError::Refused`]. What was there before stays.
+    /// [`StageError::TooLong`], [`StageError::Refused`]. What was there before stays, unless there is
+    /// no space: what does not fit must not take the space of what does.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StageError> {
         let end = self.offset.saturating_add(bytes.len() as u64);
         if end > self.size {
             return Err(StageError::TooLong);
         }
-        copy::write_at(&self.file, self.offset, bytes, self.holes)?;
+        let written = copy::write_at(&self.file, self.offset, bytes, self.holes);
+        if let Err(refused) = written {
+            if refused.is_no_space() {
+                remove(&self.mount, &fetch_name(self.content))?;
+            }
+            return Err(refused.into());
+        }
         self.hasher.update(bytes);
         self.offset = end;
         Ok(())
@@ -198,6 +212,42 @@ pub(crate) fn stage_any(
         remove(mount, &name)?;
     }
     whole
+/// A file whose content is served.
+#[derive(Debug)]
+pub struct Content {
+    file: OwnedFd,
+    at: u64,
+}
+
+impl Content {
+    /// Its size in bytes now.
+    ///
+    /// # Errors
+    /// What the operating system refused.
+    pub fn size(&self) -> Result<u64, Refused> {
+        Ok(Look::of(&self.file)?.size)
+    }
+
+    /// From the byte `offset` on.
+    #[must_use]
+    pub fn from(self, offset: u64) -> Self {
+        Self { at: offset, ..self }
+    }
+}
+
+impl AsFd for Content {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let at = self.at;
+        let n = SERVE.run(|| pread(&self.file, &mut *buffer, at)).map_err(|e| e.source)?;
+        self.at += n as u64;
+        Ok(n)
+    }
 }
 
 /// Opens a regular file to serve its content. What is read may change while it is read: the
@@ -205,7 +255,7 @@ pub(crate) fn stage_any(
 ///
 /// # Errors
 /// [`DiskError::Missing`] if no regular file is there.
-pub fn open_content(mount: &Mount, path: &RelPath) -> Result<File, DiskError> {
+pub fn open_content(mount: &Mount, path: &RelPath) -> Result<Content, DiskError> {
     let (dir, name) = walk::split(path)?;
     let dir = walk::open_dir(&mount.root, dir)?;
     match Look::at(&dir, name)? {
@@ -215,7 +265,7 @@ pub fn open_content(mount: &Mount, path: &RelPath) -> Result<File, DiskError> {
     }
     let file = read::open_file(mount, &dir, name)?.ok_or(DiskError::Missing)?;
     match Look::of(&file)?.file_type() {
-        Type::File => Ok(File::from(file)),
+        Type::File => Ok(Content { file, at: 0 }),
         _ => Err(DiskError::Missing),
     }
 }
@@ -224,26 +274,34 @@ pub fn open_content(mount: &Mount, path: &RelPath) -> Result<File, DiskError> {
 ///
 /// # Errors
 /// What the operating system refused.
-pub fn open_staged(mount: &Mount, content: ContentId) -> Result<Option<File>, DiskError> {
+pub fn open_staged(mount: &Mount, content: ContentId) -> Result<Option<Content>, DiskError> {
     match open_stage(mount, &whole_name(content), OFlags::RDONLY) {
-        Ok(fd) => Ok(Some(File::from(fd))),
+        Ok(file) => Ok(Some(Content { file, at: 0 })),
         Err(e) if e.errno() == Errno::NOENT => Ok(None),
         Err(e) => Err(e.into()),
     }
 }
 
-/// Removes content, in whole or in part, that nobody wrote to for `older_than`; how many files.
+/// Removes content, in whole or in part, that nobody wrote to for `older_than`, and what an apply
+/// could not remove when it failed; how many files.
 ///
 /// # Errors
 /// What the operating system refused; the rest stays.
 pub fn expire_stage(mount: &Mount, older_than: Duration) -> Result<u64, DiskError> {
-    let oldest = mount.clock().unix_seconds().saturating_sub(older_than.as_secs());
+    expire_before(mount, mount.clock().unix_seconds().saturating_sub(older_than.as_secs()))
+}
+
+/// The same for what is older than a time, in seconds since 1970.
+pub(super) fn expire_before(mount: &Mount, unix_s: u64) -> Result<u64, DiskError> {
+    let oldest = i64::try_from(unix_s).unwrap_or(i64::MAX);
     let mut removed = 0;
     for name in names(mount)? {
         let Some(look) = Look::at(&mount.stage, &name)? else { continue };
         let is_content = name.starts_with(FETCH.as_bytes()) || name.starts_with(WHOLE.as_bytes());
-        if is_content && look.mtime.secs < i64::try_from(oldest).unwrap_or(i64::MAX) {
-            CLEAR.run(|| unlinkat(&mount.stage, &*name, AtFlags::empty()))?;
+        // The times of modification of an item are those of its target.
+        let since = if is_content { look.mtime } else { look.ctime };
+        if since.secs < oldest {
+            remove_any(&mount.stage, &name)?;
             removed += 1;
         }
     }
@@ -287,8 +345,13 @@ pub(crate) fn take_whole(
         Err(e) if e.errno() == Errno::NOENT => return Ok(None),
         other => other?,
     }
-    let file = open_stage(mount, &name, OFlags::RDWR)?;
-    Ok(Some((name, file)))
+    match open_stage(mount, &name, OFlags::RDWR) {
+        Ok(file) => Ok(Some((name, file))),
+        Err(e) => {
+            rename(mount, name.as_bytes(), whole_name(content).as_bytes())?;
+            Err(e)
+        }
+    }
 }
 
 /// The name of the whole of `content` in the stage.
@@ -320,7 +383,11 @@ fn finish_whole(
 ) -> Result<(), Refused> {
     if size >= SYNC_EARLY_BYTES_MIN {
         Counters::add(&mount.counters.syncs, 1);
-        SYNC.run(|| fdatasync(file))?;
+        if let Err(e) = SYNC.run(|| fdatasync(file)) {
+            // What failed counts as written from now on, and may not be: it is fetched again.
+            remove(mount, name)?;
+            return Err(e);
+        }
     }
     rename(mount, name.as_bytes(), whole_name(content).as_bytes())
 }

@@ -5,8 +5,12 @@
 
 mod create;
 mod displace;
+mod fault_cases;
+mod faults;
 mod group;
+mod map_sys;
 mod mount;
+mod races;
 mod read;
 mod replace;
 mod stage;
@@ -35,7 +39,11 @@ fn rel(path: impl AsRef<[u8]>) -> RelPath {
 }
 
 fn fixture() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
+    fixture_in(&std::env::temp_dir())
+}
+
+fn fixture_in(folder: &Path) -> Fixture {
+    let dir = tempfile::tempdir_in(folder).unwrap();
     let options = MountOptions { privileged: is_root(), create: true };
     let mount = std::sync::Arc::new(Mount::open(dir.path(), options).unwrap());
     Fixture { dir, mount }

@@ -102,3 +102,39 @@ fn content_is_opened_to_be_served() {
     assert!(matches!(open_content(&f.mount, &rel("none")), Err(DiskError::Missing)));
     assert!(matches!(open_content(&f.mount, &RelPath::root()), Err(DiskError::Reserved)));
 }
+
+#[test]
+fn content_that_does_not_fit_leaves_the_space_to_others() {
+    let f = fixture();
+    let content = ContentId::of(b"large");
+    let refused = Staged::open(&f.mount, content, u64::MAX);
+    assert!(matches!(refused, Err(StageError::Refused(e)) if e.is_no_space()));
+    assert!(f.own("stage").is_empty());
+    let mut staged = Staged::open(&f.mount, content, 5).unwrap();
+    staged.write(b"la").unwrap();
+    let no_space = |label, _| (label == "write.stage").then_some(rustix::io::Errno::NOSPC);
+    let written = fault::hook::during(no_space, || staged.write(b"rge"));
+    assert!(matches!(written, Err(StageError::Refused(e)) if e.is_no_space()));
+    assert!(f.own("stage").is_empty());
+}
+
+#[test]
+fn content_whose_sync_failed_is_not_used() {
+    // What could not be written counts as written from then on: a second sync says nothing.
+    let f = fixture();
+    let bytes = vec![7; 1 << 20];
+    let content = ContentId::of(&bytes);
+    let failing = |label: &str, _| label.starts_with("sync.").then_some(rustix::io::Errno::IO);
+    let mut staged = Staged::open(&f.mount, content, bytes.len() as u64).unwrap();
+    staged.write(&bytes).unwrap();
+    let finished = fault::hook::during(failing, || staged.finish());
+    assert!(matches!(finished, Err(StageError::Refused(_))));
+    assert!(f.own("stage").is_empty());
+    let mut staged = Staged::open(&f.mount, ContentId::of(b"new"), 3).unwrap();
+    staged.write(b"new").unwrap();
+    staged.finish().unwrap();
+    let put = request(b"a", Some(file(b"new", 0o644)), Source::Staged);
+    let outcome = fault::hook::during(failing, || f.apply(put));
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert!(f.own("stage").is_empty());
+}

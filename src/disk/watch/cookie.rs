@@ -13,6 +13,13 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, open, openat, renameat, un
 use rustix::io::Errno;
 
 use super::WatchError;
+use crate::disk::call::{Call, Refused};
+
+const CLEAR: Call = Call::new("clear.cookies", "clear the cookie directory");
+const CREATE: Call = Call::new("create.cookie", "make a cookie file");
+const MKDIR: Call = Call::new("mkdir.cookies", "make the cookie directory");
+const OPEN: Call = Call::new("open.cookies", "open the cookie directory");
+const RENAME: Call = Call::new("rename.cookie", "rename a cookie file");
 
 /// The directory below the root, component by component.
 pub(super) const DIR: [&str; 2] = [".trefoil", "cookies"];
@@ -33,17 +40,17 @@ impl Cookies {
     /// Makes the directory if need be and removes cookies that a crash left behind.
     pub(super) fn open(root: &Path) -> Result<Self, WatchError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut dir = open(root, flags, Mode::empty()).map_err(refused("open the root"))?;
+        let mut dir = OPEN.run(|| open(root, flags, Mode::empty())).map_err(refused)?;
         for name in DIR {
-            match mkdirat(&dir, name, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(refused("make the cookie directory")(error)),
+            match MKDIR.run(|| mkdirat(&dir, name, Mode::RWXU)) {
+                Err(error) if error.errno() != Errno::EXIST => return Err(refused(error)),
+                _ => {}
             }
-            dir = openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty())
-                .map_err(refused("open the cookie directory"))?;
+            let flags = flags | OFlags::NOFOLLOW;
+            dir = OPEN.run(|| openat(&dir, name, flags, Mode::empty())).map_err(refused)?;
         }
         let process = format!("sync-{}-", std::process::id());
-        remove_left_behind(&dir, &process).map_err(refused("clear the cookie directory"))?;
+        CLEAR.run(|| remove_left_behind(&dir, &process)).map_err(refused)?;
         let watcher = WATCHERS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{process}{watcher}-");
         Ok(Self { dir, prefix, numbers: AtomicU64::new(0), current: Mutex::new(None) })
@@ -63,18 +70,19 @@ impl Cookies {
     pub(super) fn put(&self, number: u64) -> Result<(), WatchError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = current.take() {
-            match renameat(&self.dir, self.name(old), &self.dir, self.name(number)) {
+            let rename = || renameat(&self.dir, self.name(old), &self.dir, self.name(number));
+            match RENAME.run(rename) {
                 Ok(()) => {
                     *current = Some(number);
                     return Ok(());
                 }
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(refused("rename a cookie file")(error)),
+                Err(error) if error.errno() == Errno::NOENT => {}
+                Err(error) => return Err(refused(error)),
             }
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        openat(&self.dir, self.name(number), flags, Mode::RUSR | Mode::WUSR)
-            .map_err(refused("make a cookie file"))?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        CREATE.run(|| openat(&self.dir, self.name(number), flags, mode)).map_err(refused)?;
         *current = Some(number);
         Ok(())
     }
@@ -109,6 +117,6 @@ fn remove_left_behind(dir: &OwnedFd, process: &str) -> rustix::io::Result<()> {
     Ok(())
 }
 
-fn refused(doing: &'static str) -> impl Fn(Errno) -> WatchError {
-    move |error| WatchError::Cookie { doing, source: error.into() }
+fn refused(refused: Refused) -> WatchError {
+    WatchError::Cookie { doing: refused.call.doing, source: refused.source }
 }

@@ -13,7 +13,11 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, open, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::{Skip, cookie, fanotify_sys};
+use crate::disk::call::Call;
 use crate::model::RelPath;
+
+const BY_HANDLE: Call = Call::new("open.handle", "open a directory by its handle");
+const UPWARDS: Call = Call::new("open.upwards", "open the directory above");
 
 /// Remembered handles, in each of two generations.
 const GENERATION_MAX: usize = 8192;
@@ -105,8 +109,8 @@ impl Handles {
     }
 
     fn look_up(&self, handle: Handle<'_>) -> io::Result<Option<Place>> {
-        let opened = fanotify_sys::open_by_handle(self.root.as_fd(), handle.kind, handle.bytes);
-        let mut dir = match opened {
+        let open = || fanotify_sys::open_by_handle(self.root.as_fd(), handle.kind, handle.bytes);
+        let mut dir = match BY_HANDLE.run_io(open).map_err(|e| e.source) {
             Ok(dir) => dir,
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => return Ok(None),
             Err(error) => return Err(error),
@@ -120,7 +124,8 @@ impl Handles {
                 Err(error) => return Err(error.into()),
             }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            dir = openat(&dir, "..", flags, Mode::empty())?;
+            let open = || openat(&dir, "..", flags, Mode::empty());
+            dir = UPWARDS.run(open).map_err(|e| e.source)?;
         };
         if path.ends_with(b" (deleted)") && fstat(&dir)?.st_nlink == 0 {
             return Ok(None);

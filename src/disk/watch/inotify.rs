@@ -26,7 +26,11 @@ use notify::{Config, ErrorKind, Event, EventKind, INotifyWatcher, RecursiveMode,
 use super::root::RootCheck;
 use super::tree::{Looks, Tree};
 use super::{Hint, HintKind, ROOT_CHECK_EVERY, Shared, Skip, State, WatchError, cookie};
+use crate::disk::call::Call;
 use crate::model::RelPath;
+
+const LIST: Call = Call::new("read.watch", "list a directory to watch it");
+const LOOK: Call = Call::new("stat.watch", "look at what was told");
 
 /// How long the crate's own thread may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -182,7 +186,7 @@ impl Handler {
             Change::Directory => (HintKind::Moved, true),
             // `notify` does not say what was moved.
             Change::Arrived => {
-                let found = std::fs::symlink_metadata(path);
+                let found = LOOK.run_io(|| path.symlink_metadata()).map_err(|e| e.source);
                 let too_long = |error: io::Error| error.kind() == io::ErrorKind::InvalidFilename;
                 (HintKind::Moved, found.map_or_else(too_long, |found| found.is_dir()))
             }
@@ -330,7 +334,8 @@ impl Keeper {
                 continue;
             }
             let path = self.common.absolute(&rel);
-            let found = match std::fs::symlink_metadata(&path) {
+            let found = LOOK.run_io(|| path.symlink_metadata()).map_err(|e| e.source);
+            let found = match found {
                 Ok(found) if found.is_dir() => found,
                 Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
                     if self.check.has_dir(&rel) {
@@ -345,7 +350,7 @@ impl Keeper {
                 continue;
             }
             self.common.tree().watched(&rel, (found.dev(), found.ino()));
-            let Ok(entries) = std::fs::read_dir(&path) else { continue };
+            let Ok(entries) = LIST.run_io(|| std::fs::read_dir(&path)) else { continue };
             for entry in entries.flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir())
                     && let Some(below) = self.common.relative(&entry.path())

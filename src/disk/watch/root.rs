@@ -10,8 +10,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::disk::call::Call;
 use crate::disk::walk;
 use crate::model::RelPath;
+
+const LOOK: Call = Call::new("stat.root", "look at the root");
 
 /// The root as it was at the start.
 pub(super) struct RootCheck {
@@ -38,7 +41,8 @@ impl RootCheck {
     /// Why the root is not what it was, for a person.
     pub(super) fn look(&self) -> Result<(), String> {
         let identity = |found: Metadata| (found.dev(), found.ino());
-        let now = std::fs::metadata(&self.path).map(identity);
+        let now = LOOK.run_io(|| std::fs::metadata(&self.path)).map_err(|error| error.source);
+        let now = now.map(identity);
         let then = self.root.metadata().map(identity);
         match now.and_then(|now| Ok(now == then?)) {
             Ok(true) => Ok(()),

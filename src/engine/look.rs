@@ -10,7 +10,7 @@ use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
 use super::slot::{Busy, Dirty, Slot};
 use super::{Engine, Output, SOON_MS, Seen};
-use crate::model::{Entry, Found, Kind, LinkGroup, Record, RelPath, Signature, Version};
+use crate::model::{Entry, Found, Kind, LinkGroup, Meta, Record, RelPath, Signature, Version};
 
 /// How often a barrier is looked at that is there before its turn.
 const EARLY_MS: u64 = 1000;
@@ -170,7 +170,9 @@ impl Engine {
         if let Some(record) = self.adopted(now, &path, ours.as_ref(), &entry, dirty.joining) {
             let from = self.holder_of(&path, &record.version);
             self.store(now, record, Some(signature), from);
-        } else if ours_live.is_some_and(|ours| ours.same(&entry)) {
+        } else if ours_live.is_some_and(|ours| ours.same(&entry))
+            || self.is_half_done(&path, ours.as_ref(), &entry)
+        {
             self.outputs.push_back(Output::Refresh { path: path.clone(), signature });
         } else if ours_live.is_some_and(Entry::is_dir) && !entry.is_dir() && has_children {
             self.sweep_first(now, &path, dirty);
@@ -286,6 +288,18 @@ impl Engine {
         Some(record)
     }
 
+    /// Whether a crash came while metadata was set in place: what is there is partly ours and partly
+    /// the journaled. It is no edit, and the rest of it is still to be set.
+    fn is_half_done(&self, path: &RelPath, ours: Option<&Record>, entry: &Entry) -> bool {
+        let journaled = self.slots.get(path).and_then(|slot| slot.journaled.as_deref());
+        let (Some(ours), Some(journaled)) = (ours, journaled) else { return false };
+        let (Some(old), Some(new)) = (&ours.entry, &journaled.entry) else { return false };
+        entry.same_kind_content(old)
+            && entry.same_kind_content(new)
+            && is_between(&entry.meta, &old.meta, &new.meta)
+            && matches!(reconcile(Some(ours), journaled), Verdict::Take { .. })
+    }
+
     /// The record of an edit made here: of a directory's time alone it is no edit.
     fn edited(
         &mut self,
@@ -322,6 +336,27 @@ impl Engine {
             dirty.due_ms = dirty.due_ms.max(until);
         }
     }
+}
+
+/// Whether each part of `meta` is of `old` or of `new`, as after a change that was cut short.
+fn is_between(meta: &Meta, old: &Meta, new: &Meta) -> bool {
+    // The kernel takes the bits that lend rights away with a change of owner; those of the owner are
+    // set while attributes are.
+    const PASSING: u32 = 0o6600;
+    let is_acl = |name: &[u8]| name.starts_with(b"system.");
+    let is_of = |pair: &(Box<[u8]>, Box<[u8]>), meta: &Meta| {
+        meta.xattrs
+            .iter()
+            .any(|(name, value)| *name == pair.0 && (is_acl(name) || *value == pair.1))
+    };
+    let known = |pair: &_| is_of(pair, old) || is_of(pair, new);
+    let kept = |pair: &&_| is_of(pair, new);
+    (meta.mode ^ old.mode) & (meta.mode ^ new.mode) & !PASSING == 0
+        && [old.uid, new.uid].contains(&meta.uid)
+        && [old.gid, new.gid].contains(&meta.gid)
+        && [old.mtime, new.mtime].contains(&meta.mtime)
+        && meta.xattrs.iter().all(known)
+        && old.xattrs.iter().filter(kept).all(|pair| is_of(pair, meta))
 }
 
 fn is_only_touched(ours: Option<&Entry>, entry: &Entry) -> bool {

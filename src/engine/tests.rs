@@ -229,6 +229,45 @@ fn what_may_never_have_been_visible_is_not_removed() {
 }
 
 #[test]
+fn metadata_that_a_crash_left_half_set_is_no_edit() {
+    let ours = file("f", 1);
+    let mut wanted = file("f", 2);
+    wanted.version = version(2, Some(&ours.version));
+    let entry = |mode, uid, mtime| {
+        let mut entry = ours.entry.clone().unwrap();
+        (entry.meta.mode, entry.meta.uid, entry.meta.mtime.secs) = (mode, uid, mtime);
+        entry
+    };
+    wanted.entry = Some(entry(0o640, 33, 5));
+    let found = |mode, uid, mtime| {
+        let mut story = Story::new(vec![ours.clone()]);
+        let said = story.tell(Input::Journaled { record: wanted.clone(), visible: false });
+        assert_eq!(["read f"], *said);
+        let never = Mtime::default();
+        let signature = Signature {
+            inode: 1,
+            size: 1,
+            mode,
+            mtime: never,
+            ctime: never,
+            links: 1,
+            racy: false,
+        };
+        let entry = entry(mode, uid, mtime);
+        story.seen("f", Found::Entry { signature, entry, content: None });
+        story.ours(&path("f")).unwrap()
+    };
+    for (mode, uid, mtime) in [(0o755, 33, 0), (0o640, 33, 0), (0o755, 0, 0)] {
+        assert_eq!(ours.version, found(mode, uid, mtime).version, "{mode:o} {uid} {mtime}");
+    }
+    assert_eq!(wanted.version, found(0o640, 33, 5).version, "it was all done");
+    for (mode, uid, mtime) in [(0o600, 33, 0), (0o640, 34, 0), (0o640, 33, 6)] {
+        let is = found(mode, uid, mtime).version;
+        assert!(is != ours.version && is != wanted.version, "an edit: {mode:o} {uid} {mtime}");
+    }
+}
+
+#[test]
 fn a_directory_that_comes_ahead_of_its_turn_is_newer_than_its_removal() {
     // The removal is held until everything before it is there; meanwhile its successor comes along
     // with a file, which must neither go with the old directory nor keep it.

@@ -10,7 +10,8 @@ use crate::config::Config;
 /// Makes the marker in the mount's directory, by which trefoil will know that the mount is the right
 /// one; `init` and `join` do that for the mounts there are by then. Files that are in the directory
 /// stay, and are merged with those of the other nodes. Refuses if the mount was mirrored on this
-/// node before: then its file system is missing.
+/// node before: then its file system is missing. If its directory is a copy of the one before, with
+/// the marker, this says that the copy is whole: what is not in it counts as deleted.
 ///
 /// Add the mount to the configuration of every node, restart the daemons, and run this on each node.
 #[derive(Debug, Args)]

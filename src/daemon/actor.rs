@@ -18,12 +18,13 @@ use super::mailbox::{Batch, Mailbox};
 use super::mirror::Turn;
 use super::missed::Audit;
 use super::open;
+use super::open::note_marker;
 use super::shelf::Shelf;
 use super::wait::Waiter;
 use super::workers::{Listing, Workers};
 use crate::config::Watch;
 use crate::disk::watch::{Wanted, WatchError, WatchEvent, Watcher};
-use crate::disk::{self, MarkerId, Mount};
+use crate::disk::{self, MarkerId, Mount, MountError};
 use crate::engine::clock::Now;
 use crate::engine::{Engine, Hint, HintKind, Input, Policy};
 use crate::index::{Boot, Index, IndexError, Token};
@@ -111,6 +112,14 @@ pub(super) struct Place {
     pub state: PathBuf,
 }
 
+/// How the work on a mount ended.
+pub(super) enum End {
+    /// The daemon stops.
+    Stopped,
+    /// Its root is not what it was.
+    Lost(Halt),
+}
+
 /// One mount, at work.
 pub(super) struct Actor {
     pub place: Place,
@@ -156,16 +165,19 @@ pub(super) struct Actor {
     pub next_scan_ms: u64,
     pub tidied_ms: u64,
     pub stopping: bool,
+    /// The root is not the directory that was opened.
+    pub lost: bool,
 }
 
 impl Actor {
-    /// Runs until it is told to end.
+    /// Runs until it is told to end, or its root is another one: it has to be opened anew then, and
+    /// until that can be, nothing is held that keeps a file system from being unmounted.
     ///
     /// # Errors
     /// [`IndexError`]: the index cannot be used any more; nothing that was announced is lost.
-    pub(super) fn run(mut self) -> Result<(), IndexError> {
+    pub(super) fn run(mut self) -> Result<End, IndexError> {
         self.start()?;
-        while !self.stopping {
+        while !self.stopping && !self.lost {
             self.turn()?;
         }
         // What is being made visible is noted before the end.
@@ -177,6 +189,10 @@ impl Actor {
         self.index.commit()?;
         open::note(&self.mount, &self.index)?;
         self.boot.end()
+        self.index.sync()?;
+        self.boot.end()?;
+        let lost = self.lost && !self.stopping;
+        Ok(self.halted.filter(|_| lost).map_or(End::Stopped, End::Lost))
     }
 
     /// Waits until something happens, and does what follows.
@@ -333,8 +349,11 @@ impl Actor {
     fn check_guard(&mut self) {
         self.guard_checked_ms = self.now().monotonic_ms;
         match self.mount.check_identity(self.place.marker) {
-            Err(error) => self.halt(Halt::unusable(&error, &self.place.path)),
-            Ok(()) if self.halted.is_some() => self.unhalt(),
+            Err(error) => {
+                self.lost |= matches!(error, MountError::Moved);
+                self.halt(Halt::unusable(&error, &self.place.path));
+            }
+            Ok(()) if self.halted.is_some() && !self.lost => self.unhalt(),
             Ok(()) => {}
         }
     }
@@ -359,6 +378,10 @@ impl Actor {
                 Ok(watcher) => self.watcher = Some(Arc::new(watcher)),
                 Err(error) => return self.halt(Halt::unwatched(&error, &self.place.path)),
             }
+        }
+        // Its directory is the same: whoever made the marker anew did so in the right one.
+        if let Err(error) = note_marker(&self.place, &self.mount) {
+            tracing::warn!(mount = self.place.name, error = super::chain(&error));
         }
         tracing::info!(mount = self.place.name, "the mount is back");
         self.halted = None;

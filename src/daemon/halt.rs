@@ -32,6 +32,16 @@ impl Halt {
         }
     }
 
+    /// It has the right marker, in another file than it was.
+    pub(super) fn copied(reason: String, name: &str, path: &Path) -> Self {
+        let path = path.display();
+        let hint = format!(
+            "mount the file system again, and mirroring goes on by itself. If {path} is its copy, with \
+             all its files, run `trefoil mark {name}`"
+        );
+        Self { reason: format!("cannot use {path}: {reason}"), hint }
+    }
+
     /// A mount that was never open here and whose directory is not there.
     pub(super) fn no_directory(name: &str, path: &Path) -> Self {
         let path = path.display();

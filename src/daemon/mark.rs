@@ -5,10 +5,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
+use std::fs;
 use std::path::Path;
 
 use super::Shared;
-use super::open::index_file;
+use super::open::{index_file, marker_file};
 use crate::config;
 use crate::control::types::{Refusal, RefusalKind};
 use crate::disk::{MarkerId, Mount, MountError};
@@ -19,7 +20,10 @@ pub(super) fn mark(shared: &Shared, mount: &config::Mount) -> Result<bool, Refus
     let index = index_file(&shared.state, &mount.name);
     let known = index.exists();
     match Mount::read_marker(&mount.path) {
-        Ok(Some((found, _))) if found == id => return Ok(false),
+        Ok(Some((found, _))) if found == id => {
+            accept(shared, &mount.name);
+            return Ok(false);
+        }
         Ok(Some((found, name))) => return Err(taken(mount, found, &name)),
         Ok(None) if known => return Err(lost(mount, "marker", &index)),
         Err(_) if known && !mount.path.exists() => return Err(lost(mount, "directory", &index)),
@@ -29,6 +33,13 @@ pub(super) fn mark(shared: &Shared, mount: &config::Mount) -> Result<bool, Refus
     Mount::create_marker(&mount.path, id, &mount.name).map_err(|error| failed(mount, &error))?;
     shared.note_halt(&mount.name, None);
     Ok(true)
+}
+
+/// Takes a directory that is not opened because its marker is a copy for the mount that it was.
+fn accept(shared: &Shared, name: &str) {
+    if shared.actor(name).is_none() && fs::remove_file(marker_file(&shared.state, name)).is_ok() {
+        tracing::info!(mount = name, "a person says that this copy is the mount");
+    }
 }
 
 fn refusal(kind: RefusalKind, mount: &config::Mount, reason: &str) -> Refusal {

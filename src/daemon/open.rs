@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::actor::{Actor, Bulk, Event, Inbox, Place, start_watch};
+use super::actor::{Actor, Bulk, End, Event, Inbox, Place, start_watch};
 use super::halt::Halt;
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
@@ -37,6 +37,9 @@ pub(super) enum OpenError {
     Index(#[from] IndexError),
     #[error("cannot {doing}")]
     Io { doing: &'static str, source: std::io::Error },
+    /// The marker is not the file that it was.
+    #[error("it has another marker file than before: it is a copy, or was made by hand")]
+    Copied,
     /// A new mount: nobody has said yet that this directory is the right one.
     #[error("it has no marker yet")]
     Unmarked,
@@ -47,6 +50,7 @@ fn halt(error: &OpenError, place: &Place) -> Halt {
     let (name, path) = (&place.name, &place.path);
     let new = !index_file(&place.state, name).exists();
     match error {
+        OpenError::Copied => Halt::copied(super::chain(error), name, path),
         OpenError::Unmarked => Halt::unmarked(name, path),
         OpenError::Mount(_) if new && !path.exists() => Halt::no_directory(name, path),
         OpenError::Mount(error) => Halt::unusable(error, path),
@@ -75,6 +79,19 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
                 }
                 let Err(error) = result else { return };
                 start_anew(place, shared, &error);
+                match result {
+                    Ok(End::Stopped) => return,
+                    // Nothing of it is held any more, so that it can be unmounted.
+                    Ok(End::Lost(halt)) => shared.note_halt(&place.name, Some(halt)),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(
+                            mount = place.name,
+                            error,
+                            "the index failed, starting anew"
+                        );
+                    }
+                }
             }
             Err(error) => {
                 let halt = halt(&error, place);
@@ -118,6 +135,8 @@ pub(super) fn open(
     let io = |doing| move |source| OpenError::Io { doing, source };
     let mount = Arc::new(open_mount(place)?);
     let (mut index, log) = open_index(&place.state, &place.name, &mount)?;
+    let (mut index, log) = open_index(&place.state, &place.name)?;
+    note_marker(place, &mount)?;
     let boot = place.state.join("index").join(format!("{}.boot", place.name));
     let left = Boot::left(&boot)?;
     if left.power_went {
@@ -186,6 +205,7 @@ pub(super) fn open(
         next_scan_ms: 0,
         tidied_ms: 0,
         stopping: false,
+        lost: false,
     };
     Ok((actor, threads))
 }
@@ -198,12 +218,28 @@ fn open_mount(place: &Place) -> Result<Mount, OpenError> {
     let privileged = rustix::process::geteuid().is_root();
     let mount = Mount::open(&place.path, MountOptions { privileged, create: false });
     let same = mount.and_then(|mount| mount.check_identity(place.marker).map(|()| mount));
-    same.map_err(|error| match error {
-        MountError::NoMarker if !index_file(&place.state, &place.name).exists() => {
-            OpenError::Unmarked
-        }
+    let is_known = index_file(&place.state, &place.name).exists();
+    let mount = same.map_err(|error| match error {
+        MountError::NoMarker if !is_known => OpenError::Unmarked,
         error => error.into(),
-    })
+    })?;
+    // What is not in an incomplete copy would be taken for deleted.
+    let then = std::fs::read_to_string(marker_file(&place.state, &place.name));
+    let is_copy = place.watch.is_some()
+        && then.is_ok_and(|then| Ok(then) != mount.marker_file().map_err(drop));
+    if is_known && is_copy { Err(OpenError::Copied) } else { Ok(mount) }
+}
+
+/// Remembers which file the marker is.
+pub(super) fn note_marker(place: &Place, mount: &Mount) -> Result<(), OpenError> {
+    let now = mount.marker_file()?;
+    let file = marker_file(&place.state, &place.name);
+    if std::fs::read_to_string(&file).is_ok_and(|then| then == now) {
+        return Ok(());
+    }
+    let io = |source| OpenError::Io { doing: "remember the marker", source };
+    let made = file.with_extension("marker.new");
+    std::fs::write(&made, now).and_then(|()| std::fs::rename(&made, &file)).map_err(io)
 }
 
 /// Watches the mount, or halts it: changes that nobody sees would not be mirrored.
@@ -231,6 +267,9 @@ pub(super) fn index_file(state: &Path, name: &str) -> PathBuf {
 /// Where an index that cannot be used is kept.
 pub(super) fn unusable_index(state: &Path, name: &str) -> PathBuf {
     state.join("index").join(format!("{name}.db.unusable"))
+/// The file that says which file a mount's marker is.
+pub(super) fn marker_file(state: &Path, name: &str) -> PathBuf {
+    state.join("index").join(format!("{name}.marker"))
 }
 
 /// The file whose presence says that a mount is paused.

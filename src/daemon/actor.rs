@@ -188,8 +188,6 @@ impl Actor {
         }
         self.index.commit()?;
         open::note(&self.mount, &self.index)?;
-        self.boot.end()
-        self.index.sync()?;
         self.boot.end()?;
         let lost = self.lost && !self.stopping;
         Ok(self.halted.filter(|_| lost).map_or(End::Stopped, End::Lost))

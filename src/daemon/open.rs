@@ -77,20 +77,11 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
                 for thread in threads {
                     drop(thread.join());
                 }
-                let Err(error) = result else { return };
-                start_anew(place, shared, &error);
                 match result {
                     Ok(End::Stopped) => return,
                     // Nothing of it is held any more, so that it can be unmounted.
                     Ok(End::Lost(halt)) => shared.note_halt(&place.name, Some(halt)),
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::error!(
-                            mount = place.name,
-                            error,
-                            "the index failed, starting anew"
-                        );
-                    }
+                    Err(error) => start_anew(place, shared, &error),
                 }
             }
             Err(error) => {
@@ -135,7 +126,6 @@ pub(super) fn open(
     let io = |doing| move |source| OpenError::Io { doing, source };
     let mount = Arc::new(open_mount(place)?);
     let (mut index, log) = open_index(&place.state, &place.name, &mount)?;
-    let (mut index, log) = open_index(&place.state, &place.name)?;
     note_marker(place, &mount)?;
     let boot = place.state.join("index").join(format!("{}.boot", place.name));
     let left = Boot::left(&boot)?;
@@ -267,6 +257,8 @@ pub(super) fn index_file(state: &Path, name: &str) -> PathBuf {
 /// Where an index that cannot be used is kept.
 pub(super) fn unusable_index(state: &Path, name: &str) -> PathBuf {
     state.join("index").join(format!("{name}.db.unusable"))
+}
+
 /// The file that says which file a mount's marker is.
 pub(super) fn marker_file(state: &Path, name: &str) -> PathBuf {
     state.join("index").join(format!("{name}.marker"))

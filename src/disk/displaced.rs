@@ -21,7 +21,7 @@ use super::look::{Look, Type};
 use super::mount::Mount;
 use super::sys::{Writer, writer_of};
 use super::trash::{self, TrashNote};
-use super::{scan, stage, trash};
+use super::{scan, stage};
 use crate::model::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::model::{Mtime, RelPath, Signature};
 
@@ -38,7 +38,6 @@ const LOOKS_MAX: usize = 65_536;
 /// Stands for a path that does not fit into the name: it is in symbolic links beside it, which are
 /// as durable as a name.
 pub(crate) const LONG: &[u8] = b"%long";
-const LONG: &[u8] = b"%long";
 /// What every file system takes as a link's target: xfs 1,024 bytes, ext4 less than a block.
 const SIDECAR_BYTES: usize = 1000;
 
@@ -393,7 +392,6 @@ pub(crate) fn noted_path(dir: &OwnedFd, unique: u64, escaped: &[u8]) -> Option<V
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
         let name = sidecar(unique, i);
         match READ_SIDECAR.run(|| readlinkat(dir, &*name, Vec::new())) {
-        match READ_SIDECAR.run(|| readlinkat(&mount.displaced, &*name, Vec::new())) {
             Ok(piece) => path.extend_from_slice(piece.as_bytes()),
             Err(_) => break,
         }
@@ -405,8 +403,6 @@ pub(crate) fn remove_sidecars(dir: &OwnedFd, unique: u64) {
     for i in 0..=PATH_BYTES_MAX / SIDECAR_BYTES {
         let name = sidecar(unique, i);
         if UNLINK_SIDECAR.run(|| unlinkat(dir, &*name, AtFlags::empty())).is_err() {
-        let unlink = || unlinkat(&mount.displaced, &*name, AtFlags::empty());
-        if UNLINK_SIDECAR.run(unlink).is_err() {
             break;
         }
     }

@@ -212,6 +212,8 @@ pub(crate) fn stage_any(
         remove(mount, &name)?;
     }
     whole
+}
+
 /// A file whose content is served.
 #[derive(Debug)]
 pub struct Content {

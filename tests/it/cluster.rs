@@ -1,15 +1,12 @@
 //! Real `trefoil` processes on loopback addresses, for tests of whole clusters.
-//!
 //! ```ignore
 //! let mut cluster = Cluster::start(&Setup::new().mount("media").preset("magento"));
 //! std::fs::write(cluster.node(1).path("media").join("a"), "text").unwrap();
 //! cluster.wait_equal(Duration::from_secs(10));
-//! cluster.node_mut(3).kill9();
 //! ```
 //!
-//! Nothing waits for a fixed time: a wait looks again when a node logs something, or after a
-//! pause that grows. When a test fails, each node's log is printed. All processes end with the
-//! cluster, by their ids.
+//! A wait looks again when a node logs something, or after a pause that grows. When a test fails,
+//! the logs are printed. All processes end with the cluster, by their ids.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::VecDeque;
@@ -38,11 +35,11 @@ const READY: Duration = Duration::from_secs(30);
 /// How long a daemon may take to stop after SIGTERM.
 const STOP: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 /// Pauses between two looks: the first, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(200)];
 /// Lines kept of each node's log.
 const LOG_LINES_MAX: usize = 400;
 
-/// Nodes of a process's clusters get addresses of their own, so that tests can run side by side.
+/// Nodes get addresses of their own, so that tests can run side by side.
 static NEXT_HOST: AtomicU8 = AtomicU8::new(1);
 
 /// What a cluster is made of.
@@ -251,7 +248,7 @@ impl Cluster {
         mut look: impl FnMut(&Self) -> Result<(), String>,
     ) {
         let end = Instant::now() + timeout;
-        let mut pause = PAUSES.0;
+        let mut pause = PAUSES[0];
         loop {
             let Err(why) = look(self) else { return };
             for node in &mut self.nodes {
@@ -263,7 +260,7 @@ impl Cluster {
             assert!(!left.is_zero(), "no {what} after {timeout:?}: {why}");
             // A log line means that something happened: look at once.
             if self.events.recv_timeout(pause.min(left)).is_err() {
-                pause = (pause * 2).min(PAUSES.1);
+                pause = (pause * 2).min(PAUSES[1]);
             }
         }
     }
@@ -387,8 +384,16 @@ impl Node {
 
     /// Starts the daemon; it is not ready yet.
     pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the daemon with faults, as `src/disk/fault.rs` tells; none are none.
+    pub(crate) fn start_with(&mut self, faults: &[&str]) {
         assert!(self.running.is_none(), "node {} is running already", self.name);
         let mut command = self.program();
+        if !faults.is_empty() {
+            command.env("TREFOIL_FAULT", faults.join(","));
+        }
         let mut child =
             command.arg("daemon").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
@@ -406,25 +411,27 @@ impl Node {
         }
     }
 
-    /// Kills the daemon if it runs, and starts it again; it is not ready yet.
-    pub(crate) fn restart(&mut self) {
-        self.kill9();
-        self.start();
-    }
-
     /// Asks the daemon to stop with SIGTERM; it must do so in time and without an error.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
-        let Some(mut child) = self.running.take() else { return };
+        if self.running.is_none() {
+            return;
+        }
+        self.signal(Signal::TERM);
+        let status = self.wait_end();
+        assert!(status.success(), "node {} stopped with {status}\n{}", self.name, self.log());
+    }
+
+    /// Waits until the daemon has ended by itself, and kills it if it does not.
+    pub(crate) fn wait_end(&mut self) -> ExitStatus {
+        let mut child = self.running.take().expect("the node is running");
         let pid = Pid::from_child(&child);
         let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        rustix::process::kill_process(pid, Signal::TERM).unwrap();
         let mut events = [PollFd::new(&ended, PollFlags::IN)];
         if rustix::event::poll(&mut events, Some(&STOP)).unwrap() == 0 {
             child.kill().unwrap();
         }
-        let status = child.wait().unwrap();
-        assert!(status.success(), "node {} stopped with {status}\n{}", self.name, self.log());
+        child.wait().unwrap()
     }
 
     /// Sends a signal to the running daemon, such as HUP, STOP or CONT.
@@ -434,7 +441,7 @@ impl Node {
         rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
     }
 
-    /// What the daemon printed, over all its starts: the last lines.
+    /// What the daemon printed, over all its starts.
     pub(crate) fn log(&self) -> String {
         let lines = self.log.lock().unwrap();
         lines.iter().fold(String::new(), |all, line| all + line + "\n")

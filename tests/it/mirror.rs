@@ -107,7 +107,7 @@ fn open_files_are_mirrored(cluster: &mut Cluster) {
     cluster.wait_equal(SOON);
 }
 
-fn special_files_are_reported_and_left_alone(cluster: &mut Cluster) {
+pub(crate) fn special_files_are_reported_and_left_alone(cluster: &mut Cluster) {
     let dir = cluster.node(1).path(MOUNT).join("special");
     fs::create_dir(&dir).unwrap();
     let mode = Mode::from_raw_mode(0o600);

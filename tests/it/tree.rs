@@ -7,7 +7,7 @@ use std::path::Path;
 #[path = "../../src/cli/compare/mod.rs"]
 mod compare;
 
-pub(crate) use compare::{Tree, describe, differences};
+pub(crate) use compare::{Kind, Tree, describe, differences};
 
 /// Fails the test with a line a difference unless all trees are equal.
 #[track_caller]

@@ -193,7 +193,7 @@ fn a_kept_id_is_safe_as_a_file_name() {
     assert_eq!("7f-a_B.1", KeptId::parse("7f-a_B.1").unwrap().as_str());
 }
 
-fn note(id: u64) -> TrashNote {
+pub(super) fn note(id: u64) -> TrashNote {
     TrashNote { id, by: NodeId(3), keep_secs: 7 * DAY, removed: Some(true) }
 }
 

@@ -3,6 +3,7 @@
 //! A case makes what is there before, and says what is to be applied. Nothing here fails calls.
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
+use super::displace::note;
 use super::*;
 use crate::model::LinkGroup;
 
@@ -49,21 +50,23 @@ pub(super) const CASES: &[Case] = &[
             make_file(f);
             stage_new(f);
         },
-        |f| vec![over(f, dressed(b"d/f", Source::Staged), Displaced::Trash)],
+        |f| vec![over(f, dressed(b"d/f", Source::Staged), Displaced::Trash(note(1)))],
     ),
     case(
         "replace-deep",
         |f| f.write(&deep(), b"old"),
-        |f| vec![over(f, put_file(deep().as_bytes(), b"newer"), Displaced::Trash)],
+        |f| vec![over(f, put_file(deep().as_bytes(), b"newer"), Displaced::Trash(note(1)))],
     ),
     case("replace-and-keep", make_file, |f| vec![over(f, put_file(b"d/f", b"newer"), keep("a"))]),
     case("replace-and-keep-shared", make_shared, |f| {
         vec![over(f, put_file(b"d/f", b"newer"), keep("a"))]
     }),
     case("remove", make_file, |f| vec![over(f, delete(b"d/f"), Displaced::Drop)]),
-    case("remove-to-trash", make_file, |f| vec![over(f, delete(b"d/f"), Displaced::Trash)]),
+    case("remove-to-trash", make_file, |f| {
+        vec![over(f, delete(b"d/f"), Displaced::Trash(note(1)))]
+    }),
     case("remove-shared-to-trash", make_shared, |f| {
-        vec![over(f, delete(b"d/f"), Displaced::Trash)]
+        vec![over(f, delete(b"d/f"), Displaced::Trash(note(1)))]
     }),
     case("remove-and-keep", make_file, |f| vec![over(f, delete(b"d/f"), keep("a"))]),
     case(
@@ -86,12 +89,18 @@ pub(super) const CASES: &[Case] = &[
         |f| (0..9).for_each(|n| f.write(&format!("d/{n}"), b"x")),
         |f| (0..9).map(|n| metadata(f, format!("d/{n}").as_bytes())).collect(),
     ),
-    case("file-to-directory", make_file, |f| vec![over(f, put_dir(b"d/f"), Displaced::Trash)]),
+    case("file-to-directory", make_file, |f| {
+        vec![over(f, put_dir(b"d/f"), Displaced::Trash(note(1)))]
+    }),
     case("directory-to-file", make_dir, |f| {
         vec![over(f, put_file(b"d/t", b"newer"), Displaced::Drop)]
     }),
     case("file-to-symlink", make_file, |f| {
-        vec![over(f, request(b"d/f", Some(symlink(b"/x")), Source::None), Displaced::Trash)]
+        vec![over(
+            f,
+            request(b"d/f", Some(symlink(b"/x")), Source::None),
+            Displaced::Trash(note(1)),
+        )]
     }),
     case("symlink-to-file", make_link, |f| {
         vec![over(f, put_file(b"d/l", b"newer"), Displaced::Drop)]
@@ -103,7 +112,7 @@ pub(super) const CASES: &[Case] = &[
             make_file(f);
             f.write("d/new", b"other");
         },
-        |f| vec![over(f, link(f, b"d/new"), Displaced::Trash)],
+        |f| vec![over(f, link(f, b"d/new"), Displaced::Trash(note(1)))],
     ),
     case("unlink-from-a-group", make_shared, |f| vec![metadata(f, b"d/f")]),
 ];

@@ -1,6 +1,6 @@
 //! What goes wrong: cuts, crashes, lost indexes, failing disks, clocks that jump.
 
-use trefoil::engine::{Class, Input};
+use trefoil::engine::Input;
 use trefoil::model::{Incarnation, NodeId, RelPath};
 
 use crate::index::Index;
@@ -20,6 +20,20 @@ pub enum Fault {
     FailingDisk(usize),
     GoodDisk(usize),
     ClockJump(usize),
+    /// The daemon is killed in the middle of the applies that come next.
+    CrashAtApply(usize),
+    /// While the daemon is down, someone changes what it had just made visible.
+    Meddle(usize, RelPath),
+    Pause(usize),
+    Unpause(usize),
+    Halt(usize),
+    Unhalt(usize),
+    /// The daemon is down for long.
+    Away(usize),
+    /// Tombstones that nobody waits for go.
+    Tidy(usize),
+    Remove(usize),
+    Replace(usize),
 }
 
 impl World {
@@ -33,13 +47,20 @@ impl World {
             }
         }
         type Make = fn(usize) -> Fault;
-        let kinds: [(u64, Make); 6] = [
+        let kinds: [(u64, Make); 13] = [
             (profile.crashes, Fault::Crash),
             (profile.power_cuts, Fault::PowerCut),
             (profile.index_losses, Fault::LoseIndex),
             (profile.overflows, Fault::Overflow),
             (profile.disk_faults, Fault::FailingDisk),
             (profile.clock_jumps, Fault::ClockJump),
+            (profile.more.crashes_at_apply, Fault::CrashAtApply),
+            (profile.more.pauses, Fault::Pause),
+            (profile.more.halts, Fault::Halt),
+            (profile.more.away, Fault::Away),
+            (if profile.more.kept > 0 { 8 } else { 0 }, Fault::Tidy),
+            (profile.more.removals, Fault::Remove),
+            (profile.more.replacements, Fault::Replace),
         ];
         for (count, make) in kinds {
             for _ in 0..count {
@@ -58,13 +79,13 @@ impl World {
         self.schedule_at(when, Event::Fault(fault));
     }
 
-    fn later(&mut self, most: Micros, fault: Fault) {
+    pub fn later(&mut self, most: Micros, fault: Fault) {
         let wait = self.rng.range(50 * MS, most);
         self.schedule(wait, Event::Fault(fault));
     }
 
     pub fn strike(&mut self, fault: Fault) {
-        if self.healed && !matches!(fault, Fault::Start(..)) {
+        if self.healed && !matches!(fault, Fault::Start(..) | Fault::Tidy(_)) {
             return;
         }
         self.note(|_| format!("fault {fault:?}"));
@@ -88,6 +109,11 @@ impl World {
                 self.ledger.lost_index = true;
                 self.later(10 * SECOND, Fault::Start(at, true));
             }
+            // Without its mount a daemon waits.
+            Fault::Start(at, joining) if self.nodes[at].halted => {
+                self.later(SECOND, Fault::Start(at, joining));
+            }
+            Fault::Start(at, _) if self.nodes[at].removed => {}
             Fault::Start(at, joining) if self.nodes[at].engine.is_none() => {
                 self.power_on(at, joining);
             }
@@ -108,8 +134,55 @@ impl World {
                 let jump = *self.rng.pick(&[-NS, NS, 3600 * NS, -3600 * NS, 86_400 * NS]);
                 self.nodes[at].skew_ns += jump;
             }
+            Fault::CrashAtApply(at) => self.nodes[at].dies_in = Some(self.rng.below(4)),
+            Fault::Meddle(at, path) => self.meddle(at, &path),
+            Fault::Pause(at) => {
+                self.pause(at, true);
+                self.later(20 * SECOND, Fault::Unpause(at));
+            }
+            Fault::Unpause(at) => self.pause(at, false),
+            Fault::Halt(at) if self.nodes[at].engine.is_some() && !self.nodes[at].halted => {
+                self.halt(at);
+                self.later(20 * SECOND, Fault::Unhalt(at));
+            }
+            Fault::Unhalt(at) => self.unhalt(at),
+            Fault::Away(at) if self.nodes[at].engine.is_some() => {
+                self.kill(at);
+                self.later(80 * SECOND, Fault::Start(at, false));
+            }
+            Fault::Tidy(at) if self.nodes[at].engine.is_some() => self.tidy(at),
+            Fault::Remove(at) => self.remove_node(at),
+            Fault::Replace(at) => self.replace_node(at),
             _ => {}
         }
+    }
+
+    fn pause(&mut self, at: usize, paused: bool) {
+        if self.nodes[at].paused != paused {
+            self.nodes[at].paused = paused;
+            self.stop_or_go(at);
+        }
+    }
+
+    /// The file system goes away: nothing is read, written or heard of there.
+    fn halt(&mut self, at: usize) {
+        self.nodes[at].halted = true;
+        self.stop_or_go(at);
+    }
+
+    /// It is back, and may have changed meanwhile.
+    fn unhalt(&mut self, at: usize) {
+        if self.nodes[at].halted {
+            self.nodes[at].halted = false;
+            self.nodes[at].scan_cut = false;
+            self.stop_or_go(at);
+            self.feed(at, vec![Feed::Plain(Input::Scan(RelPath::root()))]);
+        }
+    }
+
+    fn stop_or_go(&mut self, at: usize) {
+        let stopped = self.nodes[at].paused || self.nodes[at].halted;
+        self.feed(at, vec![Feed::Plain(Input::Stopped(stopped))]);
     }
 
     fn mend(&mut self, a: usize, b: usize) {
@@ -118,64 +191,18 @@ impl World {
         self.schedule(wait, Event::Connect { a, b });
     }
 
-    /// The machine goes off: commits that were not synced may be lost, and open files stay as
-    /// they are.
-    fn cut_power(&mut self, at: usize) {
-        self.kill(at);
-        let incarnation = Incarnation(self.fresh_id());
-        let node = &mut self.nodes[at];
-        let lost = self.rng.index(node.index.unsynced() + 1);
-        node.index.lose(lost);
-        node.index.begin_life(incarnation);
-        node.visible.clear();
-        node.author = NodeId(node.author.0 + AUTHORS);
-        let writers = std::mem::take(&mut node.writers);
-        for writer in writers.values() {
-            if let Some(inode) = node.disk.inode_mut(writer.inode) {
-                inode.writers -= 1;
-                self.ledger.abandoned.extend(inode.content().map(|content| content.id));
-            }
-            node.disk.collect(writer.inode);
-        }
-        node.powered = false;
-        self.note(|_| format!("n{at} lost {lost} commits"));
-        self.later(10 * SECOND, Fault::Start(at, false));
-    }
-
-    /// A new node comes with something of another one's, and something of its own, in place.
-    fn join(&mut self, at: usize) {
-        if self.rng.chance(60) {
-            let other = self.rng.index(at);
-            self.copy_tree(other, at);
-        }
-        self.power_on(at, true);
-    }
-
-    fn copy_tree(&mut self, from: usize, to: usize) {
-        let paths: Vec<_> = self.nodes[from].disk.paths().cloned().collect();
-        for path in paths {
-            let inode = self.nodes[from].disk.at(&path).expect("listed").clone();
-            let skip = self.rng.chance(10) || inode.writers > 0;
-            let local = self.policy.class(&path) == Class::Local;
-            let disk = &mut self.nodes[to].disk;
-            if skip || local || !disk.has_parent(&path) || disk.at(&path).is_some() {
-                continue;
-            }
-            let content = inode.content().map(|content| content.id);
-            disk.make(&path, inode.body, inode.mode, inode.mtime);
-            if self.policy.class(&path) == Class::Barrier {
-                let node = self.nodes[to].id;
-                self.ledger.copied.extend(content.map(|content| (content, node)));
-            }
-        }
-    }
-
     /// Everything works again.
     pub fn heal(&mut self) {
         self.note(|_| "healed".to_owned());
         self.healed = true;
         for at in 0..self.nodes.len() {
             self.nodes[at].failing = false;
+            self.nodes[at].dies_in = None;
+            self.pause(at, false);
+            self.unhalt(at);
+            if self.profile.more.kept > 0 {
+                self.later(30 * SECOND, Fault::Tidy(at));
+            }
             if !self.nodes[at].powered && self.nodes[at].life == 0 {
                 self.join(at);
             }

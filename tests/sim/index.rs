@@ -6,6 +6,9 @@ use trefoil::engine::fingerprint::Fingerprint;
 use trefoil::engine::{Class, Policy};
 use trefoil::model::{Entry, Incarnation, Lane, NodeId, Record, RelPath, Sequence, Signature};
 
+/// How long what was written may not be on the disk.
+const UNSYNCED_NS: u64 = 60_000_000_000;
+
 #[derive(Clone, Debug)]
 pub struct Row {
     pub record: Record,
@@ -123,7 +126,8 @@ impl Index {
         let class = policy.class(&path);
         let old = self.rows.get(&path);
         let replaces_dir = |old: &Row| (old.record.is_dir() || old.ordered) && !record.is_dir();
-        let ordered = class == Class::Barrier || old.is_some_and(replaces_dir);
+        let may_replace = old.map_or_else(|| !record.is_live(), replaces_dir);
+        let ordered = class == Class::Barrier || may_replace;
         let known = old.and_then(|row| row.signature);
         let signature = if record.is_live() { signature.or(known) } else { None };
         self.head = Sequence(wall_ns.max(self.head.0 + 1));
@@ -197,6 +201,10 @@ impl Index {
     pub fn begin_life(&mut self, incarnation: Incarnation) {
         self.former = Some((self.incarnation, self.head));
         self.incarnation = incarnation;
+        let until = self.head.0.saturating_sub(UNSYNCED_NS);
+        for row in self.rows.values_mut().filter(|row| row.sequence.0 > until) {
+            row.signature = None;
+        }
         for (_, cursors) in self.cursors.values_mut() {
             cursors.retain(|&(lane, _)| lane != Lane::Forward);
         }
@@ -210,6 +218,29 @@ impl Index {
             return Some(Sequence(u64::MAX));
         }
         self.former.filter(|former| former.0 == heard).map(|former| former.1)
+    }
+
+    /// Up to where we have a peer's lane, whatever a power cut takes.
+    pub fn acknowledged(&self, peer: NodeId, incarnation: Incarnation, lane: Lane) -> Sequence {
+        let undone = self.commits.iter().flatten().find_map(|undo| match undo {
+            Undo::Cursors(of, old) if *of == peer => Some(old.as_ref()),
+            _ => None,
+        });
+        let known = undone.unwrap_or_else(|| self.cursors.get(&peer));
+        let known = known.filter(|known| known.0 == incarnation);
+        let at = known.and_then(|known| known.1.iter().find(|at| at.0 == lane));
+        at.map(|at| at.1).unwrap_or_default()
+    }
+
+    /// Drops tombstones in a lane up to a position whose edit is older than `before_ns`.
+    pub fn drop_tombstones(&mut self, lane: Lane, up_to: Sequence, before_ns: u64) -> usize {
+        let rows = self.lanes[lane as usize].range(..=up_to).map(|(_, path)| &self.rows[path]);
+        let old = rows
+            .filter(|row| !row.record.is_live() && row.record.version.stamp.counter < before_ns);
+        let gone: Vec<_> = old.map(|row| row.record.path.clone()).collect();
+        gone.iter().for_each(|path| self.set_row(path.clone(), None, true));
+        self.commit();
+        gone.len()
     }
 
     pub fn commit(&mut self) {

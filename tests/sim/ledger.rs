@@ -1,13 +1,15 @@
-//! What applications did, independent of the engine; and whether the nodes kept the promises.
+//! What applications did, independent of the engine; and whether each step of a node keeps the
+//! promises. What is left at the end is judged in `judge`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trefoil::engine::{Class, Engine, Hint, Input, Output};
-use trefoil::model::{ContentId, Entry, Found, Kind, NodeId, Record, RelPath, Stamp, limits};
+use trefoil::engine::{Class, Engine};
+use trefoil::model::{ContentId, Entry, NodeId, Record, RelPath, Stamp, Version, limits};
 
 use crate::disk::Inode;
-use crate::mirror::{Job, show, show_entry};
+use crate::mirror::Job;
 use crate::profile::Writers;
+use crate::trace::show;
 use crate::world::{AUTHORS, World};
 
 /// What was on a node's disk when it finished a barrier: its own writes by path.
@@ -18,26 +20,34 @@ struct Before {
 }
 
 #[derive(Debug)]
-struct Write {
-    node: usize,
-    path: RelPath,
+pub struct Write {
+    pub node: usize,
+    pub path: RelPath,
 }
 
 /// The history, as the applications made it.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    finished: BTreeMap<ContentId, Write>,
+    pub finished: BTreeMap<ContentId, Write>,
     /// Who put content where it is: wrote it there, or renamed it.
     placed: BTreeMap<(ContentId, RelPath), usize>,
     /// What a write replaced, on the disk where it was made.
     previous: BTreeMap<ContentId, ContentId>,
     /// Content that someone who had it before him replaced or removed.
-    superseded: BTreeMap<ContentId, BTreeSet<usize>>,
-    destroyed: BTreeSet<(ContentId, RelPath)>,
+    pub superseded: BTreeMap<ContentId, BTreeSet<usize>>,
+    /// What was replaced, removed or moved away, and by whom.
+    pub destroyed: BTreeMap<(ContentId, RelPath), BTreeSet<usize>>,
+    /// Where a symbolic link was replaced, removed or moved away.
+    unlinked: BTreeSet<RelPath>,
     /// Content whose metadata or place was changed: a concurrent removal does not win.
-    edited: BTreeSet<ContentId>,
+    pub edited: BTreeSet<ContentId>,
     /// Paths that something was removed from.
     gone: BTreeSet<RelPath>,
+    /// Where someone removed something, and what.
+    removed_at: BTreeSet<(usize, RelPath)>,
+    /// What each edit made of its path.
+    edits: BTreeMap<Stamp, Option<Entry>>,
+    deletions: BTreeMap<RelPath, Vec<Version>>,
     barriers: BTreeMap<ContentId, Before>,
     /// Barriers that came to a node as a copy by hand, which may lack what they were written after:
     /// as that node's own edit they say nothing of it.
@@ -48,15 +58,37 @@ pub struct Ledger {
     /// Where a look failed: nothing waits for such a file.
     pub unreadable: BTreeSet<(usize, RelPath)>,
     /// Content that was at a derived path: a loser is dropped there.
-    derived: BTreeSet<ContentId>,
+    pub derived: BTreeSet<ContentId>,
     /// The edits that announced content, by content and path.
     stamps: BTreeMap<(ContentId, RelPath), BTreeSet<Stamp>>,
     pub lost_index: bool,
     pub applied: u64,
 }
 
+impl Ledger {
+    /// A power cut took what was written: it was not finished.
+    pub fn unfinish(&mut self, content: ContentId) {
+        self.finished.remove(&content);
+        self.abandoned.insert(content);
+    }
+
+    fn destroy(&mut self, at: usize, content: ContentId, path: &RelPath) {
+        self.destroyed.entry((content, path.clone())).or_default().insert(at);
+    }
+
+    /// Whether the path was deleted twice, and neither had seen the other. Then two edits may each win
+    /// over the deletion of the other one, and one of them stays: what a record says of its past does
+    /// not tell that both are gone.
+    pub fn was_deleted_in_a_circle(&self, path: &RelPath) -> bool {
+        let deletions = self.deletions.get(path).map(Vec::as_slice).unwrap_or_default();
+        let saw = |a: &Version, b: &Version| a.seen.contains(b.stamp);
+        let apart = |a: &Version| deletions.iter().any(|b| !saw(a, b) && !saw(b, a));
+        deletions.iter().any(apart)
+    }
+}
+
 impl World {
-    fn content_at(&self, at: usize, path: &RelPath) -> Option<ContentId> {
+    pub fn content_at(&self, at: usize, path: &RelPath) -> Option<ContentId> {
         self.nodes[at].disk.at(path).and_then(Inode::content).map(|content| content.id)
     }
 
@@ -64,7 +96,9 @@ impl World {
     pub fn supersede(&mut self, at: usize, path: &RelPath) {
         if let Some(content) = self.content_at(at, path) {
             self.ledger.superseded.entry(content).or_default().insert(at);
-            self.ledger.destroyed.insert((content, path.clone()));
+            self.ledger.destroy(at, content, path);
+        } else if self.nodes[at].disk.at(path).is_some() {
+            self.ledger.unlinked.insert(path.clone());
         }
     }
 
@@ -81,8 +115,13 @@ impl World {
         while let Some(one) = older.filter(|one| before.insert(**one)) {
             older = self.ledger.previous.get(one);
         }
-        let is_rival = |(one, there): &(ContentId, RelPath)| there == path && !before.contains(one);
-        if !self.ledger.destroyed.iter().any(is_rival) {
+        // A change of its metadata makes a rival even of what the edit came after.
+        let edited = &self.ledger.edited;
+        let is_rival = |(one, there): &(ContentId, RelPath)| {
+            there == path && (!before.contains(one) || edited.contains(one))
+        };
+        let is_link = self.ledger.unlinked.contains(path);
+        if !is_link && !self.ledger.destroyed.keys().any(is_rival) {
             self.fail(format!(
                 "n{at}: a deletion that had not seen it won over {path} {content:?}"
             ));
@@ -120,7 +159,13 @@ impl World {
         self.ledger.finished.insert(content, Write { node: at, path: path.clone() });
     }
 
-    pub fn removed(&mut self, _at: usize, path: &RelPath) {
+    pub fn removed(&mut self, at: usize, path: &RelPath) {
+        self.ledger.removed_at.insert((at, path.clone()));
+        self.cleared(path);
+    }
+
+    /// There is no file at the path any more.
+    pub fn cleared(&mut self, path: &RelPath) {
         self.ledger.gone.insert(path.clone());
     }
 
@@ -133,9 +178,11 @@ impl World {
         for path in self.nodes[at].disk.below(old).into_iter().chain([old.clone()]) {
             if let Some(content) = self.content_at(at, &path) {
                 self.ledger.edited.insert(content);
-                self.ledger.destroyed.insert((content, path.clone()));
+                self.ledger.destroy(at, content, &path);
+            } else {
+                self.ledger.unlinked.insert(path.clone());
             }
-            self.ledger.gone.insert(path);
+            self.removed(at, &path);
         }
     }
 
@@ -177,8 +224,21 @@ impl World {
         }
     }
 
-    /// Only what an application finished is announced, or what it left open for long.
+    /// Only what an application did is announced: what it finished, or left open for long, and what
+    /// it removed.
     pub fn check_store(&mut self, at: usize, record: &Record, from: Option<NodeId>) {
+        let stamp = record.version.stamp;
+        if stamp.node == self.nodes[at].author {
+            let removed = self.ledger.removed_at.contains(&(at, record.path.clone()));
+            if !record.is_live() && !removed {
+                self.fail(format!("n{at} says that someone removed {}", record.path));
+            }
+            if !record.is_live() {
+                let deletions = self.ledger.deletions.entry(record.path.clone()).or_default();
+                deletions.push(record.version.clone());
+            }
+            self.ledger.edits.entry(stamp).or_insert_with(|| record.entry.clone());
+        }
         let content = record.entry.as_ref().and_then(Entry::content);
         let Some((content, _)) = content.filter(|_| from.is_none()) else { return };
         let stamps = self.ledger.stamps.entry((content, record.path.clone())).or_default();
@@ -196,6 +256,12 @@ impl World {
     pub fn check_apply(&mut self, at: usize, job: &Job) {
         self.ledger.applied += 1;
         let path = &job.record.path;
+        // Whoever reads sees what someone had made, content and metadata: not something of two edits.
+        let whole = self.ledger.edits.get(&job.record.version.stamp);
+        if whole.is_none_or(|entry| !job.record.is_dir() && *entry != job.record.entry) {
+            self.fail(format!("n{at} shows what nobody made: {} {whole:?}", show(&job.record)));
+            return;
+        }
         let own = format!("n{at}");
         // A directory may be kept by someone who knew of its removal, but not yet of the new one.
         let kept = job.record.is_dir() && self.nodes[at].disk.is_dir(path);
@@ -229,7 +295,7 @@ impl World {
             unreadable.any(|(_, failed)| failed == path || path.is_below(failed))
         };
         let moved = |path: &RelPath, content: ContentId| {
-            self.ledger.destroyed.contains(&(content, path.clone()))
+            self.ledger.destroyed.contains_key(&(content, path.clone()))
         };
         // It has arrived, and lost against another edit of its path: it is not late. That happens
         // without anyone else writing there when its author has lost his index: what he finds then
@@ -285,168 +351,9 @@ impl World {
             self.fail(format!("n{at} has too much to do: {local} {wants}"));
         }
     }
-
-    pub fn note_input(&mut self, at: usize, input: &Input) {
-        if self.traces.is_some() {
-            let text = match input {
-                Input::Hinted(hints) if hints.is_empty() => return,
-                Input::Tick => return,
-                Input::Announced(a) => {
-                    let (peer, lane, sequence) = (a.peer, a.lane, a.sequence.0 % 1_000_000_000_000);
-                    let after = a.after.map(|after| after.0 % 1_000_000_000_000);
-                    let theirs = show(&a.theirs);
-                    format!("announced by {peer:?} {lane:?} {sequence} after {after:?}: {theirs}")
-                }
-                Input::Seen(seen) => match &seen.found {
-                    Found::Entry { entry, .. } => {
-                        format!("seen {} {}", seen.path, show_entry(entry))
-                    }
-                    other => format!("seen {} {other:?}", seen.path),
-                },
-                Input::Applied { path, .. } => format!("applied {path}"),
-                Input::Hinted(hints) => {
-                    let one = |hint: &Hint| format!("{} {:?} ", hint.path, hint.kind);
-                    format!("hinted {}", hints.iter().map(one).collect::<String>())
-                }
-                Input::Swept(path) => format!("swept {path}"),
-                Input::Journaled { record, visible } => {
-                    format!("journaled {} visible {visible}", show(record))
-                }
-                other => format!("{other:?}"),
-            };
-            self.note(|_| format!("n{at} < {text}"));
-        }
-    }
-
-    pub fn note_output(&mut self, at: usize, output: &Output) {
-        if self.traces.is_some() {
-            let text = match output {
-                Output::Store { record, from, .. } => {
-                    format!("store {} from {from:?}", show(record))
-                }
-                Output::Apply { record, ours, displaced, .. } => {
-                    let ours = ours.as_ref().map(show);
-                    format!("apply {} over {ours:?} {displaced:?}", show(record))
-                }
-                Output::Refresh { path, .. } => format!("refresh {path}"),
-                other => format!("{other:?}"),
-            };
-            self.note(|_| format!("n{at} > {text}"));
-        }
-    }
-
-    /// After everything has settled.
-    pub fn judge(&mut self) {
-        if self.failure.is_some() {
-            return;
-        }
-        let verdicts =
-            [Self::settled, Self::converged, Self::nothing_lost, Self::nothing_came_back];
-        for verdict in verdicts {
-            if let Err(reason) = verdict(self) {
-                self.fail(reason);
-                return;
-            }
-        }
-    }
-
-    fn settled(&self) -> Result<(), String> {
-        for (at, node) in self.nodes.iter().enumerate() {
-            let Some(engine) = &node.engine else { return Err(format!("n{at} is down")) };
-            if engine.pending() != (0, 0) || engine.problems().1 > 0 {
-                return Err(format!("stuck: {}", self.describe()));
-            }
-            if !node.index.journal.is_empty() {
-                return Err(format!("n{at} has a journal: {:?}", node.index.journal));
-            }
-            let ours = self.tree(at);
-            let live = node.index.rows.values().filter(|row| row.record.is_live());
-            let known: BTreeMap<_, _> = live
-                .map(|row| (row.record.path.clone(), plain(row.record.entry.clone())))
-                .collect();
-            compare(&format!("n{at} disk"), &ours, &format!("n{at} index"), &known)?;
-        }
-        Ok(())
-    }
-
-    fn tree(&self, at: usize) -> BTreeMap<RelPath, Option<Entry>> {
-        let disk = &self.nodes[at].disk;
-        let mirrored = disk.paths().filter(|path| !self.is_local(path));
-        mirrored.map(|path| (path.clone(), plain(disk.entry(path)))).collect()
-    }
-
-    fn converged(&self) -> Result<(), String> {
-        let first = self.tree(0);
-        for at in 1..self.nodes.len() {
-            compare("n0", &first, &format!("n{at}"), &self.tree(at))?;
-            if self.nodes[at].index.entries != self.nodes[0].index.entries {
-                return Err(format!("fingerprints of n0 and n{at} differ"));
-            }
-        }
-        Ok(())
-    }
-
-    fn nothing_lost(&self) -> Result<(), String> {
-        let mut kept = BTreeSet::new();
-        for node in &self.nodes {
-            let live = node.disk.paths().filter_map(|path| node.disk.at(path)?.content());
-            kept.extend(live.map(|content| content.id));
-            kept.extend(node.conflicts.iter().map(|&(_, content)| content));
-        }
-        for (content, write) in &self.ledger.finished {
-            let derived = self.policy.class(&write.path) == Class::Derived
-                || self.ledger.derived.contains(content);
-            let superseded = self.ledger.superseded.contains_key(content);
-            if !kept.contains(content) && !superseded && !derived {
-                let Write { node, path } = write;
-                return Err(format!("lost: {content:?}, written by n{node} to {path}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn nothing_came_back(&self) -> Result<(), String> {
-        if self.ledger.lost_index || self.profile.late_joiner || self.profile.power_cuts > 0 {
-            return Ok(());
-        }
-        for path in self.nodes[0].disk.paths() {
-            let Some(content) = self.content_at(0, path) else { continue };
-            let removed = self.ledger.destroyed.contains(&(content, path.clone()));
-            if removed && !self.ledger.edited.contains(&content) && content != ContentId::empty() {
-                return Err(format!("came back: {path} {content:?}"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whose edits are by this author.
 fn node_of_author(author: NodeId) -> NodeId {
     NodeId(author.0 % AUTHORS)
-}
-
-/// Groups are known to the index only.
-fn plain(entry: Option<Entry>) -> Option<Entry> {
-    entry.map(|mut entry| {
-        if let Kind::File { group, .. } = &mut entry.kind {
-            *group = None;
-        }
-        entry
-    })
-}
-
-fn compare(
-    name_a: &str,
-    a: &BTreeMap<RelPath, Option<Entry>>,
-    name_b: &str,
-    b: &BTreeMap<RelPath, Option<Entry>>,
-) -> Result<(), String> {
-    let paths: BTreeSet<_> = a.keys().chain(b.keys()).collect();
-    for path in paths {
-        if a.get(path) != b.get(path) {
-            let (one, other) = (a.get(path), b.get(path));
-            return Err(format!("{path} differs:\n  {name_a}: {one:?}\n  {name_b}: {other:?}"));
-        }
-    }
-    Ok(())
 }

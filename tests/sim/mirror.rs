@@ -10,6 +10,7 @@ use trefoil::model::{
 };
 
 use crate::disk::{Body, Content, Inode, kernel_time};
+use crate::trace::show;
 use crate::world::{Event, MS, Node, SECOND, World};
 
 /// Paths below a directory that is gone which are looked at at a time.
@@ -44,7 +45,8 @@ pub enum Feed {
     /// What a listing saw.
     Listing {
         dir: RelPath,
-        seen: Vec<(RelPath, Signature)>,
+        /// Nothing if the mount was away: then it says nothing.
+        seen: Option<Vec<(RelPath, Signature)>>,
         task: Task,
     },
     Announced(Box<Announcement>),
@@ -92,7 +94,7 @@ impl World {
                 self.carry_out(at, &mut engine, now);
             }
         }
-        if self.nodes[at].scanning && engine.is_read() {
+        if self.nodes[at].scanning && !self.nodes[at].scan_cut && engine.is_read() {
             self.nodes[at].scanning = false;
             engine.handle(now, Input::Scanned);
             self.carry_out(at, &mut engine, now);
@@ -184,9 +186,10 @@ impl World {
         &mut self,
         at: usize,
         dir: RelPath,
-        seen: Vec<(RelPath, Signature)>,
+        seen: Option<Vec<(RelPath, Signature)>>,
         task: &Task,
     ) -> Vec<Input> {
+        let Some(seen) = seen else { return vec![Input::Listed(dir)] };
         let index = &self.nodes[at].index;
         let differs = |path: &RelPath, signature: &Signature| {
             let row = index.rows.get(path).filter(|row| row.record.is_live());
@@ -250,6 +253,9 @@ impl World {
                     self.hand_out(at, Task::Fetch { path, content, peers });
                 }
                 Output::Apply { record, ours, displaced, even_if_open } => {
+                    if self.nodes[at].paused || self.nodes[at].halted {
+                        self.fail(format!("n{at} goes on while it is stopped: {}", show(&record)));
+                    }
                     let node = &mut self.nodes[at];
                     let signature = node.index.rows.get(&record.path).and_then(|row| row.signature);
                     node.index.note_apply(record.clone());
@@ -286,7 +292,11 @@ impl World {
             Task::Read { path, even_if_open, known } => {
                 let open = node.disk.at(&path).filter(|inode| inode.writers > 0);
                 let open = open.and_then(Inode::content).map(|content| content.id);
-                let found = look_at(node, &path, even_if_open, known, wall_ns);
+                let found = if node.halted {
+                    Found::Unstable
+                } else {
+                    look_at(node, &path, even_if_open, known, wall_ns)
+                };
                 let failed = node.failing && self.rng.chance(30);
                 let reason = || Found::Failed("cannot open: input/output error".to_owned());
                 if let (Some(content), Found::Entry { .. }) = (open, &found) {
@@ -298,8 +308,9 @@ impl World {
                 Feed::Seen { path, found: if failed { reason() } else { found } }
             }
             Task::List(ref dir) => {
-                let (seen, dir) = (list(node, &self.policy, dir, wall_ns), dir.clone());
-                Feed::Listing { dir, seen, task }
+                node.scan_cut |= node.halted;
+                let seen = (!node.halted).then(|| list(node, &self.policy, dir, wall_ns));
+                Feed::Listing { dir: dir.clone(), seen, task }
             }
             Task::Fetch { path, content, peers } => self.fetch(at, path, content, &peers),
         };
@@ -359,6 +370,9 @@ impl World {
         if matches!(outcome, Outcome::Done(_)) {
             self.nodes[at].visible.insert(job.record.path.clone(), job.record.version.clone());
         }
+        if matches!(outcome, Outcome::Done(_)) && self.dies(at, &job.record.path) {
+            return;
+        }
         let path = job.record.path;
         self.nodes[at].done.push(Feed::Applied { path, outcome });
         let node = &mut self.nodes[at];
@@ -377,6 +391,9 @@ impl World {
 
     fn apply(&mut self, at: usize, job: &Job) -> Outcome {
         let wall_ns = self.wall_ns(at);
+        if self.nodes[at].halted {
+            return Outcome::Failed("cannot rename: the mount is away".to_owned());
+        }
         if self.nodes[at].failing && self.rng.chance(40) {
             return Outcome::Failed("cannot rename: no space left on device".to_owned());
         }
@@ -439,7 +456,10 @@ impl World {
 
     pub fn hint(&mut self, at: usize, path: &RelPath, kind: HintKind) {
         let node = &mut self.nodes[at];
-        if node.engine.is_none() || node.unwatched.iter().any(|dir| path.is_below(dir)) {
+        if node.engine.is_none()
+            || node.halted
+            || node.unwatched.iter().any(|dir| path.is_below(dir))
+        {
             return;
         }
         let hint = Hint { path: path.clone(), kind };
@@ -549,36 +569,4 @@ fn list(
     let below = node.disk.below(dir).into_iter();
     let seen = below.filter_map(|path| Some((node.disk.signature(&path, wall_ns)?, path)));
     seen.filter(|(_, path)| !policy.skips(path)).map(|(s, path)| (path, s)).collect()
-}
-
-/// An entry in a few letters.
-pub fn show_entry(entry: &Entry) -> String {
-    let what = match &entry.kind {
-        Kind::Dir => "/".to_owned(),
-        Kind::File { content, .. } => format!("{content:?}"),
-        Kind::Symlink { .. } => "@".to_owned(),
-    };
-    let (mode, time) = (entry.meta.mode, entry.meta.mtime);
-    format!("{what} {mode:o} {}.{:03}", time.secs % 100_000, time.nanos / 1_000_000)
-}
-
-/// A record on one line.
-pub fn show(record: &Record) -> String {
-    let what = record.entry.as_ref().map_or_else(|| "-".to_owned(), show_entry);
-    let version = &record.version;
-    let short = |n: u64| n % 1_000_000_000_000_000 / 1000;
-    let pairs = |v: &trefoil::model::VersionVector| -> String {
-        v.pairs().map(|(n, c)| format!("{:x}:{} ", n.0, short(c))).collect()
-    };
-    format!(
-        "{} {what} by {:x}:{}{} [{}| {}] touched {:x}:{}",
-        record.path,
-        version.stamp.node.0,
-        short(version.stamp.counter),
-        if version.joined { " joined" } else { "" },
-        pairs(&version.seen),
-        pairs(&version.vector),
-        version.touched.node.0,
-        short(version.touched.counter),
-    )
 }

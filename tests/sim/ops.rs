@@ -30,12 +30,17 @@ impl World {
             when = (when + self.rng.below(most)).min(self.profile.length - 1);
             self.schedule_at(when, Event::Op);
         }
-        if self.profile.writers == Writers::Owners {
-            for at in 0..self.nodes.len() {
-                if self.nodes[at].powered {
-                    self.make_dir(at, &owned(at, ""));
-                }
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].powered {
+                self.lay_out(at);
             }
+        }
+    }
+
+    /// Makes the directory that is a node's own, if each has one.
+    pub fn lay_out(&mut self, at: usize) {
+        if self.profile.writers == Writers::Owners {
+            self.make_dir(at, &owned(at, ""));
         }
     }
 
@@ -57,7 +62,7 @@ impl World {
 
     pub fn operate(&mut self) {
         let at = self.rng.index(self.nodes.len());
-        if !self.nodes[at].powered {
+        if !self.nodes[at].powered || self.nodes[at].halted {
             return;
         }
         let dirs = if self.profile.dirs { 25 } else { 0 };
@@ -117,21 +122,23 @@ impl World {
     }
 
     /// A new file is renamed over the path.
-    fn replace(&mut self, at: usize, target: &RelPath) {
+    pub fn replace(&mut self, at: usize, target: &RelPath) {
         if !self.make_parents(at, target) || self.nodes[at].disk.is_dir(target) {
             return;
         }
         let time = kernel_time(self.wall_ns(at));
         let content = self.new_content(at);
         let before = self.nodes[at].disk.at(target).and_then(Inode::content).map(|c| c.id);
+        let held = self.content_and_time(at, target);
         self.follows(content.id, before);
         self.supersede(at, target);
         let disk = &mut self.nodes[at].disk;
         if disk.at(target).is_some() {
             disk.unlink(target, time);
         }
-        disk.make(target, Body::File(content), 0o644, time);
+        let inode = disk.make(target, Body::File(content), 0o644, time);
         disk.touch_parent(target, time);
+        self.unsynced(at, inode, held);
         self.note(|_| format!("n{at} replace {target} {:?}", content.id));
         self.hint(at, target, HintKind::Moved);
         self.finished(at, target, content.id);
@@ -145,6 +152,7 @@ impl World {
         let time = kernel_time(self.wall_ns(at));
         let content = self.new_content(at);
         let before = self.nodes[at].disk.at(target).and_then(Inode::content).map(|c| c.id);
+        let held = self.content_and_time(at, target);
         self.follows(content.id, before);
         let kind = match self.nodes[at].disk.at(target).map(|inode| inode.body.clone()) {
             Some(Body::File(_)) => {
@@ -164,6 +172,7 @@ impl World {
         };
         let inode = self.nodes[at].disk.number(target).expect("there");
         self.nodes[at].disk.inode_mut(inode).expect("there").writers += 1;
+        self.unsynced(at, inode, held);
         self.note(|_| format!("n{at} open {target} for {:?}", content.id));
         self.hint(at, target, kind);
         let left = u32::try_from(self.rng.below(3)).expect("small");
@@ -185,6 +194,8 @@ impl World {
         let inode = self.nodes[at].disk.inode_mut(writer.inode).expect("open");
         inode.body = Body::File(content);
         (inode.mtime, inode.ctime) = (time, time);
+        self.unsynced(at, writer.inode, None);
+        let inode = self.nodes[at].disk.inode_mut(writer.inode).expect("open");
         if last {
             inode.writers -= 1;
             let still_open = inode.writers > 0;
@@ -215,7 +226,7 @@ impl World {
         self.nodes[at].conflicts.push((target.clone(), content));
     }
 
-    fn remove(&mut self, at: usize, target: &RelPath) {
+    pub fn remove(&mut self, at: usize, target: &RelPath) {
         let disk = &self.nodes[at].disk;
         let Some(inode) = disk.at(target) else { return };
         if inode.is_dir() && !disk.is_empty(target) {
@@ -304,7 +315,7 @@ impl World {
         disk.touch_parent(target, time);
         self.note(|_| format!("n{at} symlink {target}"));
         self.hint(at, target, HintKind::Created);
-        self.removed(at, target);
+        self.cleared(target);
     }
 
     pub fn is_local(&self, path: &RelPath) -> bool {

@@ -3,6 +3,13 @@
 use crate::rng::Rng;
 use crate::world::{Micros, SECOND};
 
+/// Which histories there are: the seeds of the first that failed once are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    First,
+    Second,
+}
+
 /// Who writes where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writers {
@@ -35,6 +42,44 @@ pub struct Profile {
     pub slow_percent: u64,
     /// Made directories are watched only a moment later.
     pub inotify: bool,
+    pub more: More,
+}
+
+/// What histories of the first generation do not have. Drawn from a generator of its own, and with
+/// nothing of it no other number is drawn: the seeds of the first generation replay as they did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct More {
+    /// Daemons killed between an apply and its note, and what was applied is changed meanwhile.
+    pub crashes_at_apply: u64,
+    /// How many of the files that were not synced a power cut tears.
+    pub torn_percent: u64,
+    pub pauses: u64,
+    /// The file system under the mount is away for a while.
+    pub halts: u64,
+    /// Nodes that are down for long.
+    pub away: u64,
+    /// How long a tombstone is kept at least; zero: for ever.
+    pub kept: Micros,
+    /// Nodes that are removed from the cluster for good.
+    pub removals: u64,
+    /// Nodes that come back as another one, with what was on their disk or nothing.
+    pub replacements: u64,
+}
+
+impl More {
+    pub fn draw(rng: &mut Rng) -> Self {
+        let few = |rng: &mut Rng, most: u64| if rng.chance(60) { 0 } else { rng.range(1, most) };
+        Self {
+            crashes_at_apply: few(rng, 4),
+            torn_percent: *rng.pick(&[0, 30, 90]),
+            pauses: few(rng, 2),
+            halts: few(rng, 2),
+            away: few(rng, 2),
+            kept: *rng.pick(&[0, 10, 20]) * SECOND,
+            removals: u64::from(rng.chance(15)),
+            replacements: if rng.chance(15) { rng.range(1, 2) } else { 0 },
+        }
+    }
 }
 
 impl Profile {
@@ -60,11 +105,19 @@ impl Profile {
             inline_percent: *rng.pick(&[0, 50, 100]),
             slow_percent: *rng.pick(&[0, 3, 20]),
             inotify: rng.chance(50),
+            more: More::default(),
         };
         if rng.chance(20) {
             profile = profile.without_faults();
         }
         profile
+    }
+
+    /// With what came later.
+    pub fn with_more(self, rng: &mut Rng) -> Self {
+        let calm = self.cuts + self.crashes + self.power_cuts + self.index_losses == 0;
+        let more = if calm && rng.chance(50) { More::default() } else { More::draw(rng) };
+        Self { more, ..self }
     }
 
     /// Only delays.

@@ -140,16 +140,8 @@ pub(super) fn open(
     }
     let boot = Arc::new(Boot::begin(&boot)?);
     let journal = Journal { log, boot: boot.clone() };
-    let others = shared.other_members().len();
     let opened_at = index.head();
-    let setup = Setup {
-        node: place.node.author(index.incarnation()),
-        policy: place.policy.clone(),
-        keeps_owners: mount.privileged,
-        joining: others > 0 && !index.is_scanned()?,
-        last_counter: index.last_counter(),
-        held_classes: index.held_classes()?,
-    };
+    let setup = setup(place, shared, &mount, &index)?;
     let inbox: Arc<Inbox> =
         Arc::new(Mailbox::new(records_of, |event| matches!(event, Event::Control { .. })));
     let (workers, threads) = Workers::start(&place.name, &mount, &place.policy, &inbox, journal)
@@ -198,6 +190,23 @@ pub(super) fn open(
         lost: false,
     };
     Ok((actor, threads))
+}
+
+fn setup(
+    place: &Place,
+    shared: &Shared,
+    mount: &Mount,
+    index: &Index,
+) -> Result<Setup, IndexError> {
+    let others = shared.other_members().len();
+    Ok(Setup {
+        node: place.node.author(index.incarnation()),
+        policy: place.policy.clone(),
+        keeps_owners: mount.privileged,
+        joining: others > 0 && !index.is_scanned()?,
+        last_counter: index.last_counter(),
+        held_classes: index.held_classes()?,
+    })
 }
 
 fn records_of(bulk: &Bulk) -> usize {

@@ -146,6 +146,7 @@ fn check_cuts(bytes: u64, rate: &str) {
             cluster.node(2).signal(Signal::STOP);
             before += written(&cluster, 2);
         }
+        cluster.node_mut(victim).kill9();
         cluster.node_mut(victim).start();
         cluster.wait_ready(victim);
         assert!(!at(&cluster, 2, "large").exists(), "cut too late");

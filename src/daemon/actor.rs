@@ -20,6 +20,7 @@ use super::missed::Audit;
 use super::open;
 use super::open::note_marker;
 use super::shelf::Shelf;
+use super::tidy::Reached;
 use super::wait::Waiter;
 use super::workers::{Listing, Workers};
 use crate::config::Watch;
@@ -164,6 +165,8 @@ pub(super) struct Actor {
     pub started: Instant,
     pub next_scan_ms: u64,
     pub tidied_ms: u64,
+    /// What every member has, as it was a while ago.
+    pub reached: Option<Reached>,
     pub stopping: bool,
     /// The root is not the directory that was opened.
     pub lost: bool,

@@ -186,6 +186,7 @@ pub(super) fn open(
         started: Instant::now(),
         next_scan_ms: 0,
         tidied_ms: 0,
+        reached: None,
         stopping: false,
         lost: false,
     };

@@ -2,6 +2,7 @@
 
 use super::actor::Actor;
 use super::open;
+use crate::engine::clock::Now;
 use crate::index::IndexError;
 use crate::model::{Lane, Sequence};
 
@@ -14,10 +15,20 @@ const KEPT_NS: u64 = 30 * 86_400 * 1_000_000_000;
 /// Tombstones looked at in one turn and lane.
 const BATCH: usize = 512;
 
+/// How long every member has had what is dropped, in milliseconds: what one had sent to another before it
+/// had the tombstone may still be on its way, and would bring the file back.
+const SETTLED_MS: u64 = 24 * 3600 * 1000;
+
+/// Up to where every member has the lanes, and since when that is known, by the monotonic clock.
+pub(super) struct Reached {
+    since_ms: u64,
+    lanes: [Sequence; Lane::ALL.len()],
+}
+
 impl Actor {
-    /// Now and then: drops tombstones that every member has durably acknowledged and that are old enough, however
-    /// long that takes: a member that has not seen a deletion would bring the file back. Those
-    /// learned from others go after twice that time, while everyone is linked.
+    /// Now and then: drops tombstones that every member has durably acknowledged, and has had for a
+    /// while, and that are old enough, however long that takes: a member that has not seen a deletion
+    /// would bring the file back. Those learned from others go after twice that time.
     pub(super) fn tidy(&mut self) -> Result<(), IndexError> {
         let now = self.now();
         if now.monotonic_ms < self.tidied_ms + EVERY_MS {
@@ -29,27 +40,54 @@ impl Actor {
             open::note(&self.mount, &self.index)?;
             self.noted = self.index.head();
         }
-        self.drop_tombstones(now.wall_ns)
+        self.drop_tombstones(now)
     }
 
-    fn drop_tombstones(&mut self, now_ns: u64) -> Result<(), IndexError> {
-        let members = self.shared.other_members();
-        let all_linked = members.iter().all(|id| self.peers.contains_key(id));
-        for lane in Lane::ALL {
-            let (up_to, kept_ns) = if lane == Lane::Forward {
-                let head = if all_linked { self.index.head() } else { Sequence(0) };
-                (head, 2 * KEPT_NS)
-            } else {
-                let mut lowest = self.index.head();
-                for &id in &members {
-                    lowest = lowest.min(self.durable(id, lane)?);
-                }
-                (lowest, KEPT_NS)
-            };
-            let before = now_ns.saturating_sub(kept_ns);
-            self.index.drop_tombstones(lane, up_to, before, BATCH)?;
+    fn drop_tombstones(&mut self, now: Now) -> Result<(), IndexError> {
+        let due = self.reached.take_if(|reached| now.monotonic_ms >= reached.since_ms + SETTLED_MS);
+        let again = match due {
+            Some(reached) => self.drop_up_to(now.wall_ns, reached.lanes)?,
+            None => None,
+        };
+        if self.reached.is_none() {
+            let since_ms = now.monotonic_ms;
+            let anew = || self.all_have().map(|lanes| Reached { since_ms, lanes });
+            self.reached = Some(again.map_or_else(anew, Ok)?);
         }
         Ok(())
+    }
+
+    /// Drops some. What is left of that many is dropped the next time.
+    fn drop_up_to(
+        &mut self,
+        now_ns: u64,
+        lanes: [Sequence; Lane::ALL.len()],
+    ) -> Result<Option<Reached>, IndexError> {
+        let mut more = false;
+        for (lane, up_to) in Lane::ALL.into_iter().zip(lanes) {
+            let kept_ns = if lane == Lane::Forward { 2 * KEPT_NS } else { KEPT_NS };
+            let before = now_ns.saturating_sub(kept_ns);
+            more |= self.index.drop_tombstones(lane, up_to, before, BATCH)? == BATCH;
+        }
+        Ok(more.then_some(Reached { since_ms: 0, lanes }))
+    }
+
+    /// Up to where every member has the lanes. What was learned from others all have who are linked.
+    fn all_have(&self) -> Result<[Sequence; Lane::ALL.len()], IndexError> {
+        let members = self.shared.other_members();
+        let mut lanes = [self.index.head(); Lane::ALL.len()];
+        for lane in Lane::ALL {
+            let lowest = &mut lanes[lane as usize];
+            if lane == Lane::Forward {
+                let all_linked = members.iter().all(|id| self.peers.contains_key(id));
+                *lowest = if all_linked { *lowest } else { Sequence(0) };
+                continue;
+            }
+            for &id in &members {
+                *lowest = (*lowest).min(self.durable(id, lane)?);
+            }
+        }
+        Ok(lanes)
     }
 }
 
@@ -75,9 +113,22 @@ mod tests {
         (fixture, row.sequence)
     }
 
-    /// Whether the tombstone goes when it is so old.
+    /// Whether the tombstone goes when it is so old, and all have had it for long who have it.
     fn goes(fixture: &mut Fixture, age_ns: u64) -> bool {
-        fixture.actor.drop_tombstones(DELETED_NS + age_ns).unwrap();
+        for wait_ms in [0, SETTLED_MS, SETTLED_MS] {
+            pass(fixture, age_ns, wait_ms);
+        }
+        is_gone(fixture)
+    }
+
+    fn pass(fixture: &mut Fixture, age_ns: u64, ms: u64) {
+        let monotonic_ms =
+            fixture.actor.reached.as_ref().map_or(0, |reached| reached.since_ms) + ms;
+        let wall_ns = DELETED_NS + age_ns;
+        fixture.actor.drop_tombstones(Now { monotonic_ms, wall_ns }).unwrap();
+    }
+
+    fn is_gone(fixture: &Fixture) -> bool {
         fixture.actor.index.row(&RelPath::parse(b"gone").unwrap()).unwrap().is_none()
     }
 
@@ -96,6 +147,20 @@ mod tests {
         assert!(!goes(&mut fixture, KEPT_NS));
         assert!(goes(&mut fixture, KEPT_NS + 1));
         assert_eq!(Fixture::start().actor.index.totals(), fixture.actor.index.totals());
+    }
+
+    #[test]
+    fn a_tombstone_that_all_have_only_now_stays_for_a_day() {
+        let (mut fixture, at) = with_tombstone(Lane::Normal);
+        fixture.add_members(&OTHERS);
+        acknowledge(&mut fixture, OTHERS[0], Lane::Normal, at);
+        pass(&mut fixture, 100 * KEPT_NS, 0);
+        acknowledge(&mut fixture, OTHERS[1], Lane::Normal, at);
+        pass(&mut fixture, 100 * KEPT_NS, SETTLED_MS - 1);
+        pass(&mut fixture, 100 * KEPT_NS, SETTLED_MS);
+        assert!(!is_gone(&fixture), "what it was sent before may be on its way");
+        pass(&mut fixture, 100 * KEPT_NS, SETTLED_MS);
+        assert!(is_gone(&fixture));
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub(super) struct Actor {
     pub scanned: bool,
     /// Subtrees that are being listed, in order.
     pub walking: VecDeque<RelPath>,
+    /// The mount was away while the first of these was listed.
+    pub walk_cut: bool,
     /// The regular scan that goes on.
     pub audit: Option<Audit>,
     pub missed_events: u64,

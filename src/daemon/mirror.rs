@@ -238,6 +238,7 @@ impl Actor {
     pub(super) fn listing(&mut self, dir: &RelPath, found: Listing) -> Result<(), IndexError> {
         self.turn.listings += 1;
         if self.is_halted() {
+            self.walk_cut = true;
             return Ok(());
         }
         let Some(found) = found else {
@@ -274,7 +275,9 @@ impl Actor {
     /// A subtree was listed.
     pub(super) fn walked(&mut self, top: &RelPath) -> Result<(), IndexError> {
         self.walking.pop_front();
-        if top.is_root() {
+        // What was listed while the mount was away says nothing: it is listed again when it is back.
+        let cut = std::mem::take(&mut self.walk_cut) || self.is_halted();
+        if !cut && top.is_root() {
             self.scanned = true;
             self.end_audit();
         }

@@ -193,6 +193,7 @@ mod tests {
     use super::*;
     use crate::config::Watch;
     use crate::daemon::actor::start_watch;
+    use crate::daemon::halt::Halt;
     use crate::daemon::testing::Fixture;
 
     /// Has an audit see `steps`, as "tell a, find b, store b, end", and looks at its count. A path
@@ -291,5 +292,20 @@ mod tests {
         fixture.turn_until(|actor| actor.next_scan_ms > 0 && has(actor, "dir/missed-again"));
         assert_eq!(1, fixture.actor.missed_events);
         drop(seeing);
+    }
+
+    #[test]
+    fn a_scan_in_which_the_mount_was_away_does_not_count() {
+        let mut fixture = Fixture::start();
+        let actor = &mut fixture.actor;
+        let root = RelPath::root();
+        actor.scanned = false;
+        actor.halted = Some(Halt::opening());
+        actor.listing(&root, None).unwrap();
+        actor.halted = None;
+        actor.walked(&root).unwrap();
+        assert!(!actor.scanned, "what it found before would be taken for edits");
+        actor.walked(&root).unwrap();
+        assert!(actor.scanned);
     }
 }

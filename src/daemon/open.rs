@@ -179,6 +179,7 @@ pub(super) fn open(
         guard_checked_ms: 0,
         scanned: false,
         walking: VecDeque::new(),
+        walk_cut: false,
         audit: None,
         missed_events: 0,
         turn: Turn::default(),

@@ -433,6 +433,10 @@ impl Engine {
         let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) else {
             return;
         };
+        if want.sources.is_empty() && !want.restores {
+            // Who alone had announced it was forgotten meanwhile.
+            return self.finish(now, path);
+        }
         want.attempts += 1;
         let wait = backoff_ms(want.attempts);
         match outcome {

@@ -332,3 +332,12 @@ fn what_only_a_removed_node_had_is_waited_for_no_more() {
     story.tell(Input::PeerRemoved(PEER));
     assert_eq!(((0, 0), 0), (story.engine.pending(), story.engine.problem_count()));
 }
+
+#[test]
+fn what_was_being_applied_for_a_removed_node_is_not_tried_for_ever() {
+    let mut story = Story::new(vec![file("f", 1)]);
+    assert_eq!(["apply f"], *story.removed("f", 5, None));
+    story.tell(Input::PeerRemoved(PEER));
+    assert!(story.applied("f", Outcome::ParentMissing).is_empty());
+    assert_eq!((0, 0), story.engine.pending());
+}

@@ -101,11 +101,10 @@ impl Guard {
         self.held.contains_key(path)
     }
 
-    /// The path is not gone any more, or is no longer held.
-    pub(super) fn forget(&mut self, path: &RelPath) {
-        if !self.held.is_empty() {
-            self.held.remove(path);
-        }
+    /// The path is not gone any more, or is no longer held. Says whether it was a directory that waited
+    /// for what was in it: not all of that may have been looked at.
+    pub(super) fn forget(&mut self, path: &RelPath) -> bool {
+        !self.held.is_empty() && self.held.remove(path).unwrap_or_default()
     }
 
     /// Whether something below the directory is held.

@@ -197,8 +197,10 @@ impl Engine {
         from: Option<NodeId>,
     ) {
         // Without a signature nobody has looked at the disk: it may be gone and held all the same.
-        if signature.is_some() || !record.is_live() {
-            self.guard.forget(&record.path);
+        let known = signature.is_some() || !record.is_live();
+        if known && self.guard.forget(&record.path) && record.is_dir() {
+            // It came back, and not all that was in it may have been looked at.
+            self.list(&record.path);
         }
         let dir = record.is_dir().then(|| record.path.clone());
         self.outputs.push_back(Output::Store { record, signature, from });

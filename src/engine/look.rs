@@ -42,8 +42,8 @@ impl Engine {
         match &seen.found {
             Found::Unchanged => {
                 self.problems.solve(&path);
-                self.guard.forget(&path);
-                if dirty.list && seen.ours.as_ref().is_some_and(Record::is_dir) {
+                let list = self.guard.forget(&path) || dirty.list;
+                if list && seen.ours.as_ref().is_some_and(Record::is_dir) {
                     self.list(&path);
                 }
             }
@@ -93,7 +93,7 @@ impl Engine {
     /// Nothing is at the path.
     fn gone(&mut self, now: Now, seen: &Seen, dirty: Dirty) {
         let Some(ours) = seen.ours.as_ref().filter(|ours| ours.is_live()) else {
-            self.guard.forget(&seen.path);
+            let _open = self.guard.forget(&seen.path);
             return;
         };
         if seen.has_children && self.comes_back(&seen.path) {
@@ -145,11 +145,11 @@ impl Engine {
     }
 
     /// Something is at the path.
-    fn there(&mut self, now: Now, seen: Seen, dirty: Dirty) {
+    fn there(&mut self, now: Now, seen: Seen, mut dirty: Dirty) {
         let Seen { path, found, ours, parent_live, has_children, group, .. } = seen;
         let Found::Entry { mut entry, signature, .. } = found else { return };
         self.problems.solve(&path);
-        self.guard.forget(&path);
+        dirty.list |= self.guard.forget(&path);
         if !parent_live {
             self.parent_first(now, &path, dirty);
             return;

@@ -7,6 +7,9 @@ use crate::index::Index;
 use crate::mirror::Feed;
 use crate::world::{AUTHORS, Event, MS, Micros, SECOND, World};
 
+/// How often each node is told in the end that what it holds is meant so.
+const WORDS: u64 = 30;
+
 #[derive(Debug, Clone)]
 pub enum Fault {
     Cut(usize, usize),
@@ -34,6 +37,8 @@ pub enum Fault {
     Tidy(usize),
     Remove(usize),
     Replace(usize),
+    /// A person says what becomes of the deletions that are held.
+    Decide(usize),
 }
 
 impl World {
@@ -47,7 +52,7 @@ impl World {
             }
         }
         type Make = fn(usize) -> Fault;
-        let kinds: [(u64, Make); 13] = [
+        let kinds: [(u64, Make); 14] = [
             (profile.crashes, Fault::Crash),
             (profile.power_cuts, Fault::PowerCut),
             (profile.index_losses, Fault::LoseIndex),
@@ -61,6 +66,7 @@ impl World {
             (if profile.more.kept > 0 { 8 } else { 0 }, Fault::Tidy),
             (profile.more.removals, Fault::Remove),
             (profile.more.replacements, Fault::Replace),
+            (if profile.more.budget.is_some() { 8 } else { 0 }, Fault::Decide),
         ];
         for (count, make) in kinds {
             for _ in 0..count {
@@ -85,7 +91,7 @@ impl World {
     }
 
     pub fn strike(&mut self, fault: Fault) {
-        if self.healed && !matches!(fault, Fault::Start(..) | Fault::Tidy(_)) {
+        if self.healed && !matches!(fault, Fault::Start(..) | Fault::Tidy(_) | Fault::Decide(_)) {
             return;
         }
         self.note(|_| format!("fault {fault:?}"));
@@ -153,8 +159,21 @@ impl World {
             Fault::Tidy(at) if self.nodes[at].engine.is_some() => self.tidy(at),
             Fault::Remove(at) => self.remove_node(at),
             Fault::Replace(at) => self.replace_node(at),
+            Fault::Decide(at) if self.nodes[at].engine.is_some() => self.decide(at),
             _ => {}
         }
+    }
+
+    /// In the end all is meant so.
+    fn decide(&mut self, at: usize) {
+        let held = self.nodes[at].engine.as_ref().and_then(|engine| engine.held(usize::MAX));
+        let Some(held) = held else { return };
+        self.note(|_| format!("n{at} holds {:?}", held.paths));
+        if self.healed || self.rng.chance(60) {
+            self.feed(at, vec![Feed::Plain(Input::Approved)]);
+            return;
+        }
+        self.feed(at, vec![Feed::Plain(Input::Reverted)]);
     }
 
     fn pause(&mut self, at: usize, paused: bool) {
@@ -202,6 +221,10 @@ impl World {
             self.unhalt(at);
             if self.profile.more.kept > 0 {
                 self.later(30 * SECOND, Fault::Tidy(at));
+            }
+            if self.profile.more.budget.is_some() {
+                (1..=WORDS)
+                    .for_each(|n| self.schedule(n * 10 * SECOND, Event::Fault(Fault::Decide(at))));
             }
             if !self.nodes[at].powered && self.nodes[at].life == 0 {
                 self.join(at);

@@ -91,7 +91,11 @@ impl World {
             // What a node that was removed did last may have got nowhere.
             let by = self.ledger.destroyed.get(&(content, path.clone()));
             let removed = by.is_some_and(|by| by.iter().any(|&at| !self.nodes[at].removed))
-                && !self.ledger.was_deleted_in_a_circle(path);
+                && !self.ledger.was_deleted_in_a_circle(path)
+                && !self.nodes[one]
+                    .index
+                    .record(path)
+                    .is_some_and(|record| self.ledger.won_in_a_circle(path, &record.version));
             if removed && !self.ledger.edited.contains(&content) && content != ContentId::empty() {
                 return Err(format!("came back: {path} {content:?}"));
             }

@@ -76,6 +76,19 @@ impl Ledger {
         self.destroyed.entry((content, path.clone())).or_default().insert(at);
     }
 
+    /// Whether the edit `won` was deleted and came back in a circle that was decided with the deletion in
+    /// view: another edit had won over the deletion, which it had not seen, and lost to this one.
+    pub fn won_in_a_circle(&self, path: &RelPath, won: &Version) -> bool {
+        let deletions = self.deletions.get(path).map(Vec::as_slice).unwrap_or_default();
+        let of_path = self.stamps.iter().filter(|((_, at), _)| at == path);
+        let edits: BTreeSet<_> = of_path.flat_map(|(_, stamps)| stamps).copied().collect();
+        deletions.iter().any(|deletion| {
+            won.vector.contains(deletion.stamp)
+                && deletion.seen.contains(won.stamp)
+                && edits.iter().any(|edit| *edit != won.stamp && !deletion.seen.contains(*edit))
+        })
+    }
+
     /// Whether the path was deleted twice, and neither had seen the other. Then two edits may each win
     /// over the deletion of the other one, and one of them stays: what a record says of its past does
     /// not tell that both are gone.
@@ -260,6 +273,12 @@ impl World {
         let whole = self.ledger.edits.get(&job.record.version.stamp);
         if whole.is_none_or(|entry| !job.record.is_dir() && *entry != job.record.entry) {
             self.fail(format!("n{at} shows what nobody made: {} {whole:?}", show(&job.record)));
+            return;
+        }
+        // What a person wants back is made anew as it was, and counts as never removed.
+        if self.nodes[at].index.record(path) == Some(&job.record) {
+            let content = job.record.entry.as_ref().and_then(Entry::content);
+            self.ledger.edited.extend(content.map(|(content, _)| content));
             return;
         }
         let own = format!("n{at}");

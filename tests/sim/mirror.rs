@@ -504,7 +504,9 @@ fn refusal(node: &Node, job: &Job, wall_ns: u64) -> Option<Outcome> {
             let now = node.disk.entry(path).expect("there");
             let known = job.signature.filter(|known| !known.racy);
             let same = if ours.is_dir() && inode.is_dir() {
-                ours.meta.mode == now.meta.mode
+                // By what was seen there: a crash may have left half of a change.
+                let seen = job.signature.map_or(ours.meta.mode, |known| known.mode & 0o7777);
+                seen == now.meta.mode
             } else if let Some(known) = known {
                 node.disk.signature(path, wall_ns).is_some_and(|s| known.unchanged(&s))
             } else {

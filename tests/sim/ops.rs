@@ -192,6 +192,10 @@ impl World {
         let content = if last { writer.content } else { self.new_content(at) };
         self.follows(content.id, writer.before);
         let inode = self.nodes[at].disk.inode_mut(writer.inode).expect("open");
+        // What it had so far may have been taken while it was open, and be somewhere else by now.
+        if let Some(before) = inode.content() {
+            self.ledger.superseded.entry(before.id).or_default().insert(at);
+        }
         inode.body = Body::File(content);
         (inode.mtime, inode.ctime) = (time, time);
         self.unsynced(at, writer.inode, None);

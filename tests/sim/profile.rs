@@ -45,6 +45,9 @@ pub struct Profile {
     pub more: More,
 }
 
+/// Budgets of deletions: 0, 1, …
+pub const BUDGETS: u64 = 3;
+
 /// What histories of the first generation do not have. Drawn from a generator of its own, and with
 /// nothing of it no other number is drawn: the seeds of the first generation replay as they did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,6 +67,8 @@ pub struct More {
     pub removals: u64,
     /// Nodes that come back as another one, with what was on their disk or nothing.
     pub replacements: u64,
+    /// Deletions that pass without a word, if that is limited.
+    pub budget: Option<u64>,
 }
 
 impl More {
@@ -78,6 +83,7 @@ impl More {
             kept: *rng.pick(&[0, 10, 20]) * SECOND,
             removals: u64::from(rng.chance(15)),
             replacements: if rng.chance(15) { rng.range(1, 2) } else { 0 },
+            budget: rng.chance(30).then(|| rng.below(BUDGETS)),
         }
     }
 }

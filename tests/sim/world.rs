@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use trefoil::engine::clock::Now;
 use trefoil::engine::session::Outgoing;
-use trefoil::engine::{Class, ClassTable, Engine, Hint, Input, Pattern, Policy, Setup};
+use trefoil::engine::{
+    Class, ClassTable, DeleteBudget, Engine, Hint, Input, Pattern, Policy, Setup,
+};
 use trefoil::model::{ContentId, Incarnation, Lane, NodeId, Record, RelPath, Sequence, Version};
 
 use crate::crash::Unsynced;
@@ -16,7 +18,7 @@ use crate::ledger::Ledger;
 use crate::mirror::{Feed, Job, Task};
 use crate::net::{Link, Parcel};
 use crate::ops::Writer;
-use crate::profile::{Generation, Profile};
+use crate::profile::{BUDGETS, Generation, Profile};
 use crate::rng::Rng;
 
 /// Virtual time, in microseconds.
@@ -181,11 +183,14 @@ pub fn path(text: &str) -> RelPath {
 }
 
 thread_local! {
-    /// Made once for a thread: that takes longer than some histories.
-    static POLICY: Arc<Policy> = Arc::new(policy());
+    /// Made once for a thread: that takes longer than some histories. Without a budget, and with each.
+    static POLICIES: Vec<Arc<Policy>> = {
+        let budgets = std::iter::once(None).chain((0..BUDGETS).map(Some));
+        budgets.map(|budget| Arc::new(policy(budget))).collect()
+    };
 }
 
-fn policy() -> Policy {
+fn policy(budget: Option<u64>) -> Policy {
     let rules = [
         ("*.bar", Class::Barrier),
         ("*.conf", Class::Config),
@@ -196,7 +201,12 @@ fn policy() -> Policy {
     ];
     let rules = rules.map(|(text, class)| (Pattern::parse(text).expect("a pattern"), class));
     let mut classes = ClassTable::default();
-    Class::ALL.into_iter().for_each(|class| classes.get_mut(class).delete_budget = None);
+    for class in Class::ALL {
+        let limited = matches!(class, Class::Normal | Class::Config | Class::Derived);
+        let budget = budget.filter(|_| limited);
+        let budget = budget.map(|files| DeleteBudget { files, percent: 0 });
+        classes.get_mut(class).delete_budget = budget;
+    }
     Policy::new(rules.to_vec(), classes).expect("a policy")
 }
 
@@ -207,10 +217,12 @@ impl World {
         if generation == Generation::Second {
             profile = profile.with_more(&mut Rng::new(!seed));
         }
+        let which =
+            profile.more.budget.map_or(0, |budget| 1 + usize::try_from(budget).expect("small"));
         let mut world = Self {
             seed,
             rng,
-            policy: POLICY.with(Arc::clone),
+            policy: POLICIES.with(|all| Arc::clone(&all[which])),
             now: 0,
             queue: BTreeMap::new(),
             next_event: 0,

@@ -106,7 +106,8 @@ fn what_was_reverted_comes_back_as_it_was() {
     let mut said = story.all_gone(said);
     said.sort();
     assert_eq!(["apply d", "fetch d/f", "fetch f0"], *said);
-    story.applied("d", made());
+    assert_eq!(["keep d", "list d"], *sorted(story.applied("d", made())));
+    story.tell(Input::Listed(path("d")));
     for text in ["d/f", "f0"] {
         let (path, content) = (path(text), ContentId::of(b"x"));
         let said = story.tell(Input::Fetched { path, content, result: Ok(()) });
@@ -117,6 +118,11 @@ fn what_was_reverted_comes_back_as_it_was() {
     story.records.sort_by(|a, b| b.path.cmp(&a.path));
     records.sort_by(|a, b| b.path.cmp(&a.path));
     assert_eq!(records, story.records, "the same versions: nobody has anything to decide");
+}
+
+fn sorted(mut said: Vec<String>) -> Vec<String> {
+    said.sort();
+    said
 }
 
 /// Something is there now.
@@ -236,4 +242,17 @@ fn directories_and_classes_without_a_budget_are_not_counted() {
     for n in 0..3 {
         assert_eq!([format!("remove f{n}")], *without.gone(&format!("f{n}")));
     }
+}
+
+#[test]
+fn a_directory_that_is_there_again_is_listed_for_what_was_not_looked_at() {
+    let mut story = story("0", vec![live("d", Kind::Dir, 1), file("d/a", 2), file("d/b", 3)]);
+    let gone = Hint { path: path("d"), kind: HintKind::Gone };
+    let said = story.tell(Input::Hinted(vec![gone]));
+    assert_eq!(["guard normal"], *story.all_gone(said));
+    let said = story.pass(super::super::SOON_MS);
+    assert!(story.all_gone(said).is_empty());
+    assert_eq!(["d", "d/a", "d/b"], *story.held());
+    story.tell(Input::Hinted(vec![Hint { path: path("d"), kind: HintKind::Created }]));
+    assert_eq!(["list d"], *story.seen("d", Found::Unchanged));
 }

@@ -468,10 +468,8 @@ fn read_log(lines: impl BufRead, log: &Mutex<VecDeque<String>>, wake: &SyncSende
     }
 }
 
-/// A loopback address of its own with a port that is free.
-///
-/// The port is free when it is looked at. As each process has a network 127.x.y.0 by its id, and
-/// each node an address in it, nothing else is likely to take it before the daemon does.
+/// A loopback address of its own with a port that is free. As each process has a network 127.x.y.0
+/// by its id, nothing else is likely to take the port before the daemon does.
 fn free_address() -> String {
     let [high, low, ..] = (std::process::id() % 64_000 + 1_000).to_be_bytes()[2..] else {
         unreachable!("two bytes are left of four")

@@ -216,6 +216,12 @@ fn a_whole_node_that_is_restored_from_a_backup_catches_up() {
         restore(&saved.join(folder), &home.join(folder));
     }
     start(&mut cluster, 2);
+    // A copy of the mount is not believed to be whole before a person has said so.
+    cluster.wait_until(SOON, "word of the copy", |cluster| {
+        let guards = cluster.node(2).status()?["guards"].to_string();
+        if guards.contains("trefoil mark") { Ok(()) } else { Err(guards) }
+    });
+    cluster.node(2).done(&["mark", MOUNT]);
     is_as_the_others_have_it(&mut cluster);
 }
 

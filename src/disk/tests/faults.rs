@@ -287,6 +287,13 @@ const OTHERS: &[&str] = &[
     "copy.over",
     "unlink.over",
     "read.hash",
+    // The trash as it is listed, and the note of the index.
+    "open.trashed",
+    "read.trashed",
+    "open.note",
+    "read.note",
+    "write.note",
+    "rename.note",
     // Fetching, and what is rare.
     "sync.fetched",
     "clone.stage",

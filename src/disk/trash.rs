@@ -6,7 +6,7 @@
 //!
 //! A name in `trash/DAY/`: `v2-UNIQUE-SECS-ID-BY-KEEP-WHAT-PATH`, numbers in hexadecimal, the path
 //! escaped, or `%long` and noted in symbolic links beside it. Before, it was `UNIQUE-` and the end of
-//! the path. [`super::trashed`] reads them.
+//! the path. [`super::trashed()`] reads them.
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::io;

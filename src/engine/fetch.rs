@@ -1,4 +1,5 @@
-//! Content of wanted records: what is not at hand is fetched, a limited number at a time.
+//! Content of wanted records: what is not at hand is fetched, a limited number at a time, each time
+//! from another one of those who may have it.
 
 use super::clock::Now;
 use super::policy::Policy;
@@ -35,8 +36,7 @@ impl Engine {
         }
         want.content = Content::Fetching;
         self.fetches += 1;
-        let mut peers: Vec<_> = want.sources.keys().map(|&(peer, _)| peer).collect();
-        peers.dedup();
+        let peers = want.holders(content);
         let lane = Policy::lane(self.class(path));
         self.outputs.push_back(Output::Fetch { path: path.clone(), content, size, peers, lane });
     }

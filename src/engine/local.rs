@@ -70,10 +70,11 @@ impl Engine {
     }
 
     /// A directory went or came with all that is in it, and no hint tells of that one by one: what
-    /// is being looked at there may be what was there before.
+    /// is being looked at there may be what was there before, and what was just made visible there, and
+    /// is not known yet, may have gone with it.
     pub(super) fn reads_are_old(&mut self, now: Now, dir: &RelPath) {
-        let reading = |slot: &Slot| matches!(slot.busy, Busy::Reading(_)) && slot.dirty.is_none();
-        let old = self.slots_below(dir).filter(|(_, slot)| reading(slot));
+        let out = |slot: &Slot| matches!(slot.busy, Busy::Reading(_) | Busy::Applying(_));
+        let old = self.slots_below(dir).filter(|(_, slot)| out(slot) && slot.dirty.is_none());
         let old: Vec<_> = old.map(|(path, _)| path.clone()).collect();
         old.iter().for_each(|path| self.look_again(now, path, 0));
     }

@@ -298,7 +298,8 @@ pub enum Output {
         content: ContentId,
         /// In bytes.
         size: u64,
-        /// Who announced it. Not empty unless nobody is known.
+        /// Who may have it, the likeliest first; the first of them that is linked is asked. Empty if
+        /// nobody is known: then whoever is linked.
         peers: Vec<NodeId>,
         /// How urgent it is.
         lane: Lane,

@@ -232,6 +232,10 @@ impl Engine {
         }
         slot.busy = Busy::No;
         let Some(want) = slot.want.as_deref_mut() else { return };
+        if want.sources.is_empty() && !want.restores {
+            // Who alone had announced it was forgotten while something was being applied here.
+            return self.finish(now, &path);
+        }
         if want.waits != Waits::Listed {
             want.waits = Waits::Nothing;
         }
@@ -433,10 +437,6 @@ impl Engine {
         let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) else {
             return;
         };
-        if want.sources.is_empty() && !want.restores {
-            // Who alone had announced it was forgotten meanwhile.
-            return self.finish(now, path);
-        }
         want.attempts += 1;
         let wait = backoff_ms(want.attempts);
         match outcome {

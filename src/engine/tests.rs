@@ -21,6 +21,8 @@ pub(super) struct Story {
     pub records: Vec<Record>,
     /// Paths whose content is at another path, too.
     pub elsewhere: Vec<RelPath>,
+    /// Who was asked for content the last time, in order.
+    pub asked: Vec<NodeId>,
 }
 
 pub(super) fn path(text: &str) -> RelPath {
@@ -61,8 +63,8 @@ impl Story {
             held_classes,
         };
         let now = Now { monotonic_ms: 0, wall_ns: 0 };
-        let (engine, elsewhere) = (Engine::new(setup), Vec::new());
-        let mut story = Self { engine, now, records, elsewhere };
+        let (engine, elsewhere, asked) = (Engine::new(setup), Vec::new(), Vec::new());
+        let mut story = Self { engine, now, records, elsewhere, asked };
         story.tell(Input::PeerUp { peer: PEER, cursors: Vec::new(), anew: true });
         story
     }
@@ -87,7 +89,10 @@ impl Story {
                     let considered = Considered { path, ours, parent_live: true, children };
                     self.engine.handle(self.now, Input::Considered(Box::new(considered)));
                 }
-                Output::Fetch { path, .. } => said.push(format!("fetch {path}")),
+                Output::Fetch { path, peers, .. } => {
+                    said.push(format!("fetch {path}"));
+                    self.asked = peers;
+                }
                 Output::Guard(classes) => said.push(format!("guard {}", words(&classes))),
                 Output::List(dir) => said.push(format!("list {dir}")),
                 Output::Read { path, .. } => said.push(format!("read {path}")),
@@ -335,9 +340,72 @@ fn what_only_a_removed_node_had_is_waited_for_no_more() {
 
 #[test]
 fn what_was_being_applied_for_a_removed_node_is_not_tried_for_ever() {
+    for outcome in [Outcome::Changed, Outcome::Failed("no".to_owned())] {
+        let mut story = Story::new(vec![file("f", 1)]);
+        assert_eq!(["apply f"], *story.removed("f", 5, None));
+        story.tell(Input::PeerRemoved(PEER));
+        story.applied("f", outcome);
+        story.seen_same("f");
+        story.pass(60_000);
+        assert_eq!(((0, 0), 0), (story.engine.pending(), story.engine.problem_count()));
+    }
+}
+
+#[test]
+fn what_a_removed_node_had_announced_after_what_is_being_applied_is_forgotten() {
     let mut story = Story::new(vec![file("f", 1)]);
     assert_eq!(["apply f"], *story.removed("f", 5, None));
+    let again =
+        version(200, Some(&version(105, story.ours(&path("f")).map(|f| f.version).as_ref())));
+    story.announced(Lane::Normal, 6, None, Record { version: again, ..file("f", 0) });
     story.tell(Input::PeerRemoved(PEER));
-    assert!(story.applied("f", Outcome::ParentMissing).is_empty());
-    assert_eq!((0, 0), story.engine.pending());
+    assert_eq!(["remove f"], *story.applied("f", Outcome::Done(None)));
+    story.pass(60_000);
+    assert_eq!(((0, 0), 0), (story.engine.pending(), story.engine.problem_count()));
+}
+
+#[test]
+fn content_is_asked_of_those_who_announced_it_and_then_of_the_others() {
+    let (peer_with, peer_without) = (NodeId(9), PEER);
+    let mut story = Story::new(vec![file("f", 1)]);
+    let ours = story.ours(&path("f")).unwrap();
+    let announce = |story: &mut Story, peer, theirs: Record| {
+        story.tell(Input::Announced(Box::new(Announced {
+            peer,
+            lane: Lane::Normal,
+            sequence: Sequence(5),
+            after: None,
+            ours: story.ours(&path("f")),
+            theirs,
+            content: false,
+        })))
+    };
+    story.tell(Input::PeerUp { peer: peer_with, cursors: Vec::new(), anew: true });
+    let content = ContentId::of(b"y");
+    let kind = Kind::File { size: 1, content, sparse: false, group: None };
+    let edit = Version::edit(Stamp { counter: 9, node: peer_with }, Some(&ours.version));
+    assert_eq!(
+        ["fetch f"],
+        *announce(&mut story, peer_with, Record { version: edit, ..live("f", kind, 0) })
+    );
+    // A deletion that had not seen the edit loses to it, and its node never had the content.
+    let removal = version(8, Some(&ours.version));
+    announce(&mut story, peer_without, Record { version: removal, entry: None, ..ours });
+    for expected in [peer_without, peer_with, peer_without] {
+        let result = Err("it does not have it".to_owned());
+        story.tell(Input::Fetched { path: path("f"), content, result });
+        assert_eq!(["fetch f"], *story.pass(60_000));
+        assert_eq!(expected, story.asked[0], "after a failure another one is asked");
+    }
+}
+
+#[test]
+fn what_was_just_made_visible_in_a_directory_that_went_is_looked_at() {
+    let mut story = Story::new(vec![live("d", Kind::Dir, 1), file("d/f", 1)]);
+    let ours = story.ours(&path("d/f")).unwrap();
+    let theirs = Record { version: version(9, Some(&ours.version)), ..live("d/f", Kind::Dir, 0) };
+    assert_eq!(["apply d/f"], *story.announced(Lane::Normal, 5, None, theirs));
+    let hint = Hint { path: path("d"), kind: HintKind::Gone };
+    assert_eq!(["read d"], *story.tell(Input::Hinted(vec![hint])));
+    assert_eq!(["keep d/f", "read d/f"], *story.applied("d/f", Outcome::Done(None)));
 }

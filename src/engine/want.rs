@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::reconcile::{Verdict, reconcile};
-use crate::model::{Lane, NodeId, Record, Sequence, Version};
+use crate::model::{ContentId, Entry, Lane, NodeId, Record, Sequence, Version};
 
 /// A peer's record that was decided for and is not applied yet.
 #[derive(Debug)]
@@ -125,6 +125,28 @@ impl Want {
             self.renew();
         }
         !self.sources.is_empty() || before == 0
+    }
+
+    /// Who may have the content, in the order in which they are to be asked: those who announced it
+    /// before those who announced something else here, and after each failure another one first.
+    pub(super) fn holders(&self, content: ContentId) -> Vec<NodeId> {
+        let of = |source: &Source| source.record.entry.as_ref().and_then(Entry::content);
+        let (mut peers, mut others) = (Vec::new(), Vec::new());
+        for (&(peer, _), source) in &self.sources {
+            let holds = of(source).is_some_and(|(id, _)| id == content);
+            let list = if holds { &mut peers } else { &mut others };
+            if !list.contains(&peer) {
+                list.push(peer);
+            }
+        }
+        others.retain(|peer| !peers.contains(peer));
+        peers.extend(others);
+        let tried = usize::try_from(self.attempts).unwrap_or_default();
+        if !peers.is_empty() {
+            let first = tried % peers.len();
+            peers.rotate_left(first);
+        }
+        peers
     }
 
     fn begin(&mut self, record: Record) {

@@ -327,16 +327,16 @@ impl World {
     }
 
     fn fetch(&mut self, at: usize, path: RelPath, content: ContentId, peers: &[NodeId]) -> Feed {
-        let mut from: Vec<usize> = peers.iter().filter_map(|&id| self.node_of(id)).collect();
-        from.extend(0..self.nodes.len());
-        let reached = |&other: &usize| other == at || self.is_up(at, other);
-        let has = |other: &usize| self.nodes[*other].disk.holds(content);
-        let found = from.iter().filter(|other| reached(other)).any(has);
-        let result = if found {
+        let told = peers.iter().filter_map(|&id| self.node_of(id));
+        let anybody = (0..self.nodes.len()).filter(|_| peers.is_empty());
+        let mut from = told.chain(anybody).filter(|&other| self.is_up(at, other));
+        let has = |other: usize| self.nodes[other].disk.holds(content);
+        // Files that are here are tried first, and then one of the others.
+        let result = if has(at) || from.next().is_some_and(has) {
             self.nodes[at].shelf.insert((path.clone(), content));
             Ok(())
         } else {
-            Err("cannot fetch: nobody has it".to_owned())
+            Err("cannot fetch: who was asked does not have it".to_owned())
         };
         Feed::Fetched { path, content, result }
     }

@@ -409,3 +409,11 @@ fn what_was_just_made_visible_in_a_directory_that_went_is_looked_at() {
     assert_eq!(["read d"], *story.tell(Input::Hinted(vec![hint])));
     assert_eq!(["keep d/f", "read d/f"], *story.applied("d/f", Outcome::Done(None)));
 }
+
+#[test]
+fn the_removal_of_what_was_never_here_waits_for_nothing() {
+    let mut story = Story::new(vec![live("d", Kind::Dir, 1)]);
+    assert_eq!(["remove gone"], *story.removed("gone", 5, Some(100)));
+    assert!(story.removed("d", 6, Some(100)).is_empty(), "this one is here");
+    assert_eq!((0, 1), story.engine.pending());
+}

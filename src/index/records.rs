@@ -458,4 +458,23 @@ mod tests {
         let link = || Some(Kind::Symlink { target: b"x".as_slice().into() });
         assert!(ordered(&mut index, link(), 4), "it replaces a directory");
     }
+
+    #[test]
+    fn the_log_does_not_grow_with_what_is_written() {
+        const COMMITS: u64 = 12_000;
+        let folder = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(7)).unwrap();
+        let log = folder.path().join("index.db-wal");
+        let mut longest = 0;
+        for counter in 1..=COMMITS {
+            ordered(&mut index, Some(Kind::Dir), counter);
+            index.commit().unwrap();
+            longest = longest.max(std::fs::metadata(&log).unwrap().len());
+        }
+        let page = 4096;
+        assert!(longest > 8 * page, "commits go through the log");
+        let allowed = super::super::WAL_PAGES_MAX.unsigned_abs() * (page + 24) + 64 * page;
+        assert!(longest < allowed, "{longest} bytes");
+        assert!(COMMITS * 3 * page > allowed, "so much was written that it had to be cut");
+    }
 }

@@ -281,7 +281,13 @@ fn race(seconds: u64) {
     }
     assert_eq!(before, facts(outside.path()));
     // What is left of it is mirrored, once the tricks are taken away.
-    fs::remove_dir_all(&shop).unwrap();
+    cluster.wait_until(Duration::from_secs(60), "the tricks to go", |_| {
+        // What the other node wrote last may come just then.
+        match fs::remove_dir_all(&shop) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    });
     fs::write(mount.join("after"), "the race").unwrap();
     cluster.wait_equal(Duration::from_secs(60));
     assert_eq!(before, facts(outside.path()));

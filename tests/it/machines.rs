@@ -79,6 +79,11 @@ impl Machines {
         }
     }
 
+    /// Has the line to a node drop packets that are larger, and tell nobody.
+    pub(crate) fn drop_larger_than(&self, n: usize, bytes: usize) {
+        run(&format!("ip -n {} link set v{n} mtu {bytes}", self.namespace(0)));
+    }
+
     /// Gives a node a slow line, for what it receives, as in "8mbit".
     pub(crate) fn slow(&self, n: usize, rate: &str) {
         let filter = format!("tbf rate {rate} burst 256kb latency 100ms");

@@ -72,3 +72,20 @@ fn nodes_that_do_not_reach_each_other_have_everything_through_a_third() {
     cluster.wait_equal(SOON);
     ledgers.check(&cluster, &all);
 }
+
+#[test]
+fn a_line_that_drops_large_packets_carries_everything_all_the_same() {
+    let Some((mut cluster, machines)) = Machines::start(&Setup::new().mount(MOUNT), 3) else {
+        return;
+    };
+    // What both ends had found out about the line is wrong from now on.
+    cluster.wait_in_sync(SOON);
+    machines.drop_larger_than(3, 1280);
+    for n in [1, 3] {
+        let large: Vec<u8> = (0..3_000_000_u32).flat_map(|i| (i * n).to_le_bytes()).collect();
+        std::fs::write(cluster.node(n as usize).path(MOUNT).join(format!("large-{n}")), large)
+            .unwrap();
+    }
+    cluster.wait_equal(LATER);
+    cluster.wait_in_sync(SOON);
+}

@@ -243,8 +243,7 @@ impl Engine {
         }
         if want.restores && considered.ours.as_ref() == Some(&want.record) {
             let record = want.record.clone();
-            self.take_back(considered, record);
-            return;
+            return self.take_back(path, record);
         }
         match reconcile(considered.ours.as_ref(), &want.record) {
             Verdict::Keep => self.finish(now, &path),
@@ -262,13 +261,11 @@ impl Engine {
     }
 
     /// Our own record is made anew where nothing is.
-    fn take_back(&mut self, considered: Considered, record: Record) {
-        let path = considered.path;
-        if let Some((content, size)) = self.missing_content(&path, &record, None) {
-            self.fetch(&path, content, size);
-            return;
+    fn take_back(&mut self, path: RelPath, record: Record) {
+        match self.missing_content(&path, &record, None) {
+            Some((content, size)) => self.fetch(&path, content, size),
+            None => self.apply(path, record, None, false),
         }
-        self.apply(path, record, None, false);
     }
 
     fn store_taken(&mut self, now: Now, record: Record) {

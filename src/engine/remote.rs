@@ -234,16 +234,16 @@ impl Engine {
         }
         slot.busy = Busy::No;
         let Some(want) = slot.want.as_deref_mut() else { return };
-        if want.sources.is_empty() && !want.restores {
-            // Who alone had announced it was forgotten while something was being applied here.
-            return self.finish(now, &path);
-        }
         if want.waits != Waits::Listed {
             want.waits = Waits::Nothing;
         }
         if want.restores && considered.ours.as_ref() == Some(&want.record) {
             let record = want.record.clone();
             return self.take_back(path, record);
+        }
+        if want.sources.is_empty() {
+            // Who alone had announced it was forgotten meanwhile, or it is not to come back any more.
+            return self.finish(now, &path);
         }
         match reconcile(considered.ours.as_ref(), &want.record) {
             Verdict::Keep => self.finish(now, &path),

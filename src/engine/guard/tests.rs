@@ -256,3 +256,19 @@ fn a_directory_that_is_there_again_is_listed_for_what_was_not_looked_at() {
     story.tell(Input::Hinted(vec![Hint { path: path("d"), kind: HintKind::Created }]));
     assert_eq!(["list d"], *story.seen("d", Found::Unchanged));
 }
+
+#[test]
+fn what_was_reverted_and_then_approved_does_not_come_back_with_its_tombstone_gone() {
+    let mut story = story("0", files(1));
+    assert_eq!(["guard normal"], *story.gone("f0"));
+    let said = story.tell(Input::Reverted);
+    assert_eq!(["fetch f0"], *story.all_gone(said));
+    let (at, content) = (path("f0"), ContentId::of(b"x"));
+    let result = Err("nobody has it".to_owned());
+    story.tell(Input::Fetched { path: at, content, result });
+    let said = story.tell(Input::Approved);
+    assert_eq!(["remove f0"], *story.all_gone(said));
+    story.records.clear();
+    story.pass(60_000);
+    assert_eq!((0, 0), story.engine.pending());
+}

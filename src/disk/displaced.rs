@@ -226,7 +226,9 @@ pub(crate) fn has_writer(dir: &OwnedFd, name: &[u8]) -> bool {
     let open = |flags| PROBE.run(|| openat(dir, name, flags, Mode::empty()));
     match open(flags | OFlags::NOATIME).or_else(|_| open(flags)) {
         Ok(file) => writer_of(&file) == Writer::Yes,
-        Err(_) => false,
+        // Without a handle to ask with nothing is known yet: it is asked again. Who may not read it
+        // can never tell.
+        Err(e) => matches!(e.errno(), Errno::MFILE | Errno::NFILE | Errno::NOMEM),
     }
 }
 

@@ -4,8 +4,11 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
+use rustix::io::Errno;
+
 use super::*;
 use crate::disk::displaced::{Fate, Slot};
+use crate::disk::fault::{Moment, hook};
 use crate::disk::look::Look;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -36,6 +39,22 @@ fn a_late_writer_is_found() {
         assert!(f.look_again().is_empty());
     }
     assert!(f.own("displaced").is_empty());
+}
+
+#[test]
+fn a_displaced_file_that_cannot_be_asked_for_its_writers_stays() {
+    let f = fixture();
+    f.write("a", b"old");
+    let expected = Some(f.entry("a"));
+    let mut writer = OpenOptions::new().append(true).open(f.path("a")).unwrap();
+    let put = ApplyRequest { expected, even_if_open: true, ..put_file(b"a", b"new") };
+    f.check_done(put);
+    let many =
+        |label, moment| (label == "open.probe" && moment == Moment::Before).then_some(Errno::MFILE);
+    assert!(hook::during(many, || f.look_again()).is_empty());
+    writer.write_all(b" and more").unwrap();
+    drop(writer);
+    assert_eq!(1, f.look_again().len(), "what was written is found");
 }
 
 #[test]

@@ -432,6 +432,8 @@ impl Engine {
             Input::Policy(policy) => self.setup.policy = policy,
             Input::Scan(dir) => {
                 self.reads_are_old(now, &dir);
+                // What was never mirrored, and is gone, is in no listing.
+                self.problems.below(&dir).iter().for_each(|path| self.look_again(now, path, 0));
                 self.list(&dir);
             }
             Input::Scanned => self.setup.joining = false,

@@ -49,6 +49,12 @@ impl Problems {
         self.0.get(path)
     }
 
+    /// The paths at and below a directory that failed.
+    pub(super) fn below(&self, dir: &RelPath) -> Vec<RelPath> {
+        let at_or_below = |path: &&RelPath| *path == dir || path.is_below(dir);
+        self.0.keys().filter(at_or_below).cloned().collect()
+    }
+
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }

@@ -417,3 +417,15 @@ fn the_removal_of_what_was_never_here_waits_for_nothing() {
     assert!(story.removed("d", 6, Some(100)).is_empty(), "this one is here");
     assert_eq!((0, 1), story.engine.pending());
 }
+
+#[test]
+fn a_problem_that_went_unseen_is_solved_by_a_scan() {
+    let mut story = Story::new(Vec::new());
+    let hint = Hint { path: path("d/fifo"), kind: HintKind::Created };
+    story.tell(Input::Hinted(vec![hint]));
+    story.seen("d/fifo", Found::Special("a FIFO"));
+    assert_eq!(1, story.engine.problem_count());
+    assert_eq!(["read d/fifo", "list d"], *story.tell(Input::Scan(path("d"))));
+    story.seen("d/fifo", Found::Absent);
+    assert_eq!(0, story.engine.problem_count());
+}

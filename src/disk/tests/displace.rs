@@ -19,6 +19,7 @@ fn now() -> u64 {
 
 #[test]
 fn a_late_writer_is_found() {
+    let _alone = alone();
     let f = fixture();
     for (path, displaced) in [("d/a", Displaced::Drop), ("d/b", Displaced::Trash(note(1)))] {
         f.write(path, b"old");
@@ -43,6 +44,7 @@ fn a_late_writer_is_found() {
 
 #[test]
 fn a_displaced_file_that_cannot_be_asked_for_its_writers_stays() {
+    let _alone = alone();
     let f = fixture();
     f.write("a", b"old");
     let expected = Some(f.entry("a"));
@@ -68,6 +70,7 @@ fn a_young_displaced_file_is_left_for_later() {
 
 #[test]
 fn the_second_look_works_after_a_restart() {
+    let _alone = alone();
     let Fixture { dir, mount } = fixture();
     let f = Fixture { dir, mount };
     let deep = "x/".repeat(200) + "a";

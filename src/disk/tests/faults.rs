@@ -63,6 +63,7 @@ struct Trial {
 
 /// What a case does when nothing fails: the labels of its calls, the tree before and after.
 fn rehearse(case: &Case) -> (Vec<&'static str>, Tree, Tree) {
+    let _alone = alone();
     let f = quick();
     (case.make)(&f);
     let requests = (case.requests)(&f);
@@ -96,6 +97,7 @@ fn each_call_of_each_apply_may_fail() {
         for (at, label) in labels.iter().enumerate() {
             for (errno, last) in ERRORS.map(|errno| (errno, at)).into_iter().chain([DEAD]) {
                 let name = format!("{}: call {at}, {label}: {errno:?} {last}", case.name);
+                let _alone = alone();
                 let f = quick();
                 (case.make)(&f);
                 let requests = (case.requests)(&f);

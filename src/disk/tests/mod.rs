@@ -19,10 +19,27 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use super::*;
 use crate::model::{ContentId, Entry, Found, Kind, Meta, Mtime, NodeId, RelPath, Signature};
+
+/// A process that is being started has the open files of this one until it runs its own program: whoever
+/// asks whether somebody writes to a file would see those.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Nothing is being started while this is held; a moment at a time.
+fn alone() -> RwLockReadGuard<'static, ()> {
+    STARTING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a program while no test minds.
+pub(in crate::disk) fn start(command: &mut Command) -> Child {
+    let _starting = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap()
+}
 
 /// A mount in a temporary directory.
 struct Fixture {

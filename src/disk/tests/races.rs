@@ -116,6 +116,7 @@ fn an_edit_in_any_moment_of_an_apply_survives() {
     for case in CASES {
         for (edit_name, edit) in EDITS {
             for at in 0.. {
+                let _alone = alone();
                 let (f, requests) = quick(case);
                 let name = format!("{}, {edit_name} at moment {at}", case.name);
                 let Some(path) = requests.last().map(|request| request.path.clone()) else { break };
@@ -148,6 +149,7 @@ fn case(name: &str) -> &'static Case {
 #[track_caller]
 fn check_held(case: &Case, even_if_open: bool, write: fn(File)) {
     for at in 0.. {
+        let _alone = alone();
         let f = fixture();
         std::fs::create_dir(f.path("d")).unwrap();
         (case.make)(&f);
@@ -198,6 +200,7 @@ fn what_is_written_to_a_file_that_was_mapped_over_an_apply_survives() {
 
 #[test]
 fn a_file_that_is_only_mapped_counts_as_open() {
+    let _alone = alone();
     let f = fixture();
     make_file_below(&f);
     let file = OpenOptions::new().read(true).write(true).open(f.path("d/f")).unwrap();
@@ -216,6 +219,7 @@ fn make_file_below(f: &Fixture) {
 
 #[test]
 fn a_lock_outlives_a_change_of_metadata() {
+    let _alone = alone();
     let f = fixture();
     make_file_below(&f);
     let locked = File::open(f.path("d/f")).unwrap();

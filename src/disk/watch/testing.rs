@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use tempfile::TempDir;
 
 use super::*;
+use crate::disk::tests::start;
 
 pub(super) const LONG: Duration = Duration::from_secs(60);
 
@@ -88,14 +89,16 @@ pub(super) fn all(watcher: &Watcher) -> Vec<WatchEvent> {
 }
 
 pub(super) fn shell(dir: &Path, script: &str) {
-    let status = Command::new("/bin/sh").args(["-ec", script]).current_dir(dir).status().unwrap();
-    assert!(status.success(), "{script}");
+    let mut command = Command::new("/bin/sh");
+    let mut child = start(command.args(["-ec", script]).current_dir(dir));
+    assert!(child.wait().unwrap().success(), "{script}");
 }
 
 /// What a script prints.
 pub(super) fn ask(dir: &Path, script: &str) -> String {
     let mut command = Command::new("/bin/sh");
-    let output = command.args(["-ec", script]).current_dir(dir).output().unwrap();
+    command.args(["-ec", script]).current_dir(dir).stdout(Stdio::piped());
+    let output = start(&mut command).wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -175,12 +178,9 @@ pub(super) struct Shell {
 
 impl Shell {
     pub(super) fn start(dir: &Path) -> Self {
-        let mut child = Command::new("/bin/sh")
-            .current_dir(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = start(&mut command);
         let answers = BufReader::new(child.stdout.take().unwrap());
         Self { child, answers }
     }
@@ -212,7 +212,7 @@ pub(super) fn acting(dir: &Path, act: &str) -> Command {
 }
 
 pub(super) fn another_process(dir: &Path, act: &str) {
-    assert!(acting(dir, act).status().unwrap().success(), "{act}");
+    assert!(start(&mut acting(dir, act)).wait().unwrap().success(), "{act}");
 }
 
 #[test]

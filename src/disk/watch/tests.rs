@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::testing::*;
 use super::*;
+use crate::disk::tests::start;
 
 /// Runs `script` in a watched directory that `before` has filled; every path of `expected` must be
 /// covered, or, given as `Closed a`, be told as exactly that.
@@ -380,7 +381,7 @@ fn whoever_looks_at_what_is_told_knows_the_tree() {
         on_each_backend(|wanted| {
             let watched = Watched::start(wanted, "");
             let mut known = BTreeSet::new();
-            let mut child = acting(&watched.root(), &format!("random {seed}")).spawn().unwrap();
+            let mut child = start(&mut acting(&watched.root(), &format!("random {seed}")));
             loop {
                 let done = child.try_wait().unwrap();
                 let events = match done {

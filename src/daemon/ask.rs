@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::actor::Actor;
 use super::greet::Peer;
 use super::halt::Halt;
+use super::trash;
 use super::wait::{Nodes, Reply};
 use super::why::Doing;
 use crate::control::types::{
     self, HeldStatus, HeldWord, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount,
     timestamp,
 };
+use crate::disk::TrashNote;
 use crate::engine::fingerprint::Fingerprint;
 use crate::engine::{Input, Policy};
 use crate::index::{IndexError, Totals};
@@ -46,6 +48,8 @@ pub(super) enum Question {
     Page { after: Option<RelPath>, most: usize, reply: Reply<Vec<Record>> },
     /// Its record of a path.
     Record(RelPath, Reply<Option<Record>>),
+    /// What is to be written down of what a person is about to replace at a path.
+    Replaced(RelPath, Reply<TrashNote>),
     /// Live records in these buckets.
     Rows(Vec<usize>, Reply<Vec<Record>>),
     /// How it is.
@@ -94,6 +98,12 @@ impl Actor {
             }
             Question::Record(path, reply) => {
                 drop(reply.send(self.index.row(&path)?.map(|row| row.record)));
+            }
+            Question::Replaced(path, reply) => {
+                let was = self.index.row(&path)?.map(|row| row.record.version.stamp);
+                let note = trash::note(&self.place, &path, was, self.place.node, false);
+                // Whoever asked may be gone.
+                let (Ok(()) | Err(_)) = reply.send(note);
             }
             Question::Rows(buckets, reply) => drop(reply.send(self.rows(&buckets)?)),
             Question::Status(reply) => drop(reply.send((self.status()?, self.halted.clone()))),

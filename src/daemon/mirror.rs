@@ -300,7 +300,8 @@ impl Actor {
                 &self.place,
                 &path,
                 ours.as_ref().map(|ours| ours.version.stamp),
-                &record,
+                record.version.stamp.node,
+                !record.is_live(),
             )),
             Displaced::Keep => {
                 self.turn.kept = true;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::actor::Event;
 use super::ask::Question;
-use super::trash::{RESTORE, id_of};
-use super::verify::{ask, call, encode, garbled, within};
+use super::trash::RESTORE;
+use super::verify::{ask, call, closing, encode, garbled, within};
 use super::{ActorHandle, Shared};
 use crate::control::types::{
     Refusal, RefusalKind, TrashOutcome, TrashRestoreReply, TrashRestoreRequest, TrashRestored,
@@ -30,9 +30,6 @@ pub(super) const ITEMS_MAX: usize = 256;
 /// How long a node may take, and how many bytes it copies in a second more.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const BYTES_PER_SECOND: u64 = 4 << 20;
-
-/// How long what was replaced stays in the trash.
-const KEEP_SECS: u64 = 7 * 24 * 3600;
 
 /// What is asked of another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -139,11 +136,9 @@ enum Step {
 }
 
 /// What is restored in one go, into one mount.
-struct Work<'a> {
-    shared: &'a Shared,
+struct Work {
     from: Arc<ActorHandle>,
     to: Arc<ActorHandle>,
-    to_mount: &'a str,
     replace: bool,
     requests: Vec<ApplyRequest>,
     /// Directories that are there once the requests are done.
@@ -162,10 +157,8 @@ fn restore_here(shared: &Shared, request: &Request) -> Result<Vec<TrashRestored>
         }
     };
     let mut work = Work {
-        shared,
         from: open(&request.mount)?,
         to: open(&request.to_mount)?,
-        to_mount: &request.to_mount,
         replace: request.replace,
         requests: Vec::new(),
         made: BTreeSet::new(),
@@ -212,7 +205,7 @@ fn ended(outcome: &disk::Outcome) -> (TrashOutcome, Option<String>) {
     }
 }
 
-impl Work<'_> {
+impl Work {
     /// Stages one thing and asks for it to be placed.
     fn prepare(&mut self, path: &RelPath, place: &TrashPlace) -> Result<Step, String> {
         if path.is_root() {
@@ -240,7 +233,7 @@ impl Work<'_> {
             return Ok(Step::Ended(TrashOutcome::Gone, None));
         };
         let displaced = match &expected {
-            Some(_) => Displaced::Trash(self.note(path)),
+            Some(_) => Displaced::Trash(self.note(path)?),
             None => Displaced::Drop,
         };
         if target.is_dir() {
@@ -283,11 +276,9 @@ impl Work<'_> {
     }
 
     /// What is written down of what is there now.
-    fn note(&self, path: &RelPath) -> TrashNote {
-        let ours = ask(&self.to, |reply| Question::Record(path.clone(), reply)).blocking_recv();
-        let was = ours.ok().flatten().map(|record| record.version.stamp).unwrap_or_default();
-        let id = id_of(self.to_mount, path, was);
-        TrashNote { id, by: self.shared.node, keep_secs: KEEP_SECS, removed: Some(false) }
+    fn note(&self, path: &RelPath) -> Result<TrashNote, String> {
+        let note = ask(&self.to, |reply| Question::Replaced(path.clone(), reply));
+        note.blocking_recv().map_err(|_| closing())
     }
 
     /// Has missing directories made: as they were, if they are in the trash, else like the one above.

@@ -17,7 +17,7 @@ use crate::control::types::{
     TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, timestamp,
 };
 use crate::disk::{self, TrashNote, Trashed};
-use crate::model::{Mtime, NodeId, Record, RelPath, Stamp};
+use crate::model::{Mtime, NodeId, RelPath, Stamp};
 
 /// The method by which another node is asked.
 pub(super) const LIST: &str = "trash.list";
@@ -76,24 +76,26 @@ struct Page {
     is_cut: bool,
 }
 
-/// What is written down of the edit `was` of a path before `record` takes its place.
+/// What is written down of the edit `was` of a path before `by` removes it, or puts something else in its
+/// place.
 pub(super) fn note(
     place: &Place,
     path: &RelPath,
     was: Option<Stamp>,
-    record: &Record,
+    by: NodeId,
+    removed: bool,
 ) -> TrashNote {
     let keep = place.policy.settings(place.policy.class(path)).trash.unwrap_or(KEEP);
     TrashNote {
         id: id_of(&place.name, path, was.unwrap_or_default()),
-        by: record.version.stamp.node,
+        by,
         keep_secs: keep.as_secs(),
-        removed: Some(!record.is_live()),
+        removed: Some(removed),
     }
 }
 
 /// Names what an edit of a path left in the trash, on every node.
-pub(super) fn id_of(mount: &str, path: &RelPath, was: Stamp) -> u64 {
+fn id_of(mount: &str, path: &RelPath, was: Stamp) -> u64 {
     let mut hasher = blake3::Hasher::new_derive_key("trefoil 1 trash id");
     hasher.update(mount.as_bytes());
     hasher.update(&[0]);
@@ -302,3 +304,28 @@ fn item(shared: &Shared, mount: &str, lies: &Lies) -> TrashItem {
 
 /// Later cannot be told.
 const YEAR_9999: u64 = 253_402_300_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::ask::Question;
+    use super::super::testing::Fixture;
+    use super::*;
+    use crate::engine::{Class, ClassTable, Policy};
+
+    #[test]
+    fn what_a_person_replaces_stays_as_long_as_its_class_says() {
+        let mut fixture = Fixture::start();
+        let mut keeps = |trash| {
+            let mut classes = ClassTable::default();
+            classes.get_mut(Class::Normal).trash = trash;
+            fixture.actor.place.policy = Arc::new(Policy::new(Vec::new(), classes).unwrap());
+            let (reply, mut note) = tokio::sync::oneshot::channel();
+            let path = RelPath::parse(b"f").unwrap();
+            fixture.actor.ask(Question::Replaced(path, reply)).unwrap();
+            Duration::from_secs(note.try_recv().unwrap().keep_secs)
+        };
+        let two_days = Duration::from_hours(48);
+        assert_eq!(two_days, keeps(Some(two_days)));
+        assert_eq!(KEEP, keeps(None));
+    }
+}

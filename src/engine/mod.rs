@@ -136,7 +136,7 @@ pub enum Input {
         /// Zero, or what has passed: none does.
         until_ms: u64,
     },
-    /// config: a peer is no member any more. What it alone had announced never comes.
+    /// net: a peer is no member any more. What it alone had announced never comes.
     PeerRemoved(NodeId),
     /// config: classes mean something else now; which path has which class is as before.
     Policy(Arc<Policy>),

@@ -293,11 +293,19 @@ impl World {
             let content = content.map(|(content, _)| content);
             let node = node_of_author(job.record.version.stamp.node);
             let copied = |content| self.ledger.copied.contains(&(content, node));
-            self.check_barrier(at, path, content.filter(|&content| !copied(content)));
+            let author = job.record.version.stamp.node;
+            let teller = self.nodes.iter().position(|node| node.author == author);
+            self.check_barrier(at, path, content.filter(|&content| !copied(content)), teller);
         }
     }
 
-    fn check_barrier(&mut self, at: usize, barrier: &RelPath, content: Option<ContentId>) {
+    fn check_barrier(
+        &mut self,
+        at: usize,
+        barrier: &RelPath,
+        content: Option<ContentId>,
+        teller: Option<usize>,
+    ) {
         if self.profile.power_cuts > 0 {
             // What was announced, and forgotten when the power went, is a new edit afterwards.
             return;
@@ -310,7 +318,9 @@ impl World {
                 || self.ledger.superseded.get(content).is_some_and(|by| by.contains(node))
         };
         let unread = |path: &RelPath| {
-            let mut unreadable = self.ledger.unreadable.iter().filter(|(at, _)| at == node);
+            // A node that comes as another one tells what it finds on its disk, as far as it can.
+            let tells = |at: &usize| at == node || teller == Some(*at);
+            let mut unreadable = self.ledger.unreadable.iter().filter(|(at, _)| tells(at));
             unreadable.any(|(_, failed)| failed == path || path.is_below(failed))
         };
         let moved = |path: &RelPath, content: ContentId| {

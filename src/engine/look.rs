@@ -15,6 +15,9 @@ use crate::model::{Entry, Found, Kind, LinkGroup, Meta, Record, RelPath, Signatu
 /// How often a barrier is looked at that is there before its turn.
 const EARLY_MS: u64 = 1000;
 
+/// Looks at a file whose writer may be closing it, of which the last comes 140 ms after the first.
+const CLOSING_LOOKS: u32 = 3;
+
 /// How often the wait for a writer doubles.
 const BUSY_DOUBLINGS_MAX: u32 = 16;
 
@@ -49,6 +52,10 @@ impl Engine {
             }
             Found::Busy => {
                 // The kernel tells of a close before it takes the writer away, and nothing follows.
+                // Until that can be told from a file that stays open, it is not read.
+                if dirty.attempts < CLOSING_LOOKS {
+                    self.wait_in_line(&dirty, &path);
+                }
                 let soon = SOON_MS << dirty.attempts.min(BUSY_DOUBLINGS_MAX);
                 self.again(now, &path, dirty, soon.min(settle));
             }

@@ -429,3 +429,17 @@ fn a_problem_that_went_unseen_is_solved_by_a_scan() {
     story.seen("d/fifo", Found::Absent);
     assert_eq!(0, story.engine.problem_count());
 }
+
+#[test]
+fn a_file_that_was_just_closed_is_not_read_before_its_writer_is_gone() {
+    let mut story = Story::new(Vec::new());
+    let hint = Hint { path: path("f"), kind: HintKind::Closed };
+    assert_eq!(["read f"], *story.tell(Input::Hinted(vec![hint])));
+    let mut read = Vec::new();
+    for _ in 0..5 {
+        assert!(story.seen("f", Found::Busy).is_empty());
+        read.push(story.engine.is_read());
+        while story.pass(10).is_empty() {}
+    }
+    assert_eq!([false, false, false, true, true], *read, "then it counts as open");
+}

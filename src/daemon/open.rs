@@ -194,19 +194,19 @@ pub(super) fn open(
     Ok((actor, threads))
 }
 
-fn setup(
-    place: &Place,
-    shared: &Shared,
-    mount: &Mount,
-    index: &Index,
-) -> Result<Setup, IndexError> {
+/// How far the counter of stamps goes on at most with each start, in nanoseconds. An index that was put
+/// back from a backup, with a clock that is behind it, must not count through the same numbers again: two
+/// edits with one stamp would be taken for one (decision 0011).
+const COUNTER_STEP: u64 = 1_000_000_000;
+
+fn setup(place: &Place, shared: &Shared, mount: &Mount, index: &Index) -> Result<Setup, OpenError> {
     let others = shared.other_members().len();
     Ok(Setup {
         node: place.node.author(index.incarnation()),
         policy: place.policy.clone(),
         keeps_owners: mount.privileged,
         joining: others > 0 && !index.is_scanned()?,
-        last_counter: index.last_counter(),
+        last_counter: index.last_counter().saturating_add(random()? % COUNTER_STEP),
         held_classes: index.held_classes()?,
     })
 }
@@ -344,11 +344,14 @@ fn parse_note(bytes: &[u8]) -> Option<(Incarnation, Sequence)> {
 }
 
 fn incarnation() -> Result<Incarnation, OpenError> {
-    let random = getrandom::u64().map_err(|error| OpenError::Io {
+    Ok(Incarnation(random()?.max(1)))
+}
+
+fn random() -> Result<u64, OpenError> {
+    getrandom::u64().map_err(|error| OpenError::Io {
         doing: "get random numbers",
         source: std::io::Error::other(error),
-    })?;
-    Ok(Incarnation(random.max(1)))
+    })
 }
 
 #[cfg(test)]

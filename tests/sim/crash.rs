@@ -1,12 +1,12 @@
 //! What a machine loses when its daemon is killed or its power goes, and what happens to its files
 //! while nobody looks.
 
-use trefoil::model::{Incarnation, Mtime, NodeId, RelPath};
+use trefoil::model::{Incarnation, Mtime, RelPath};
 
 use crate::disk::{Body, Content, kernel_time};
 use crate::faults::Fault;
 use crate::profile::Writers;
-use crate::world::{AUTHORS, Event, Micros, SECOND, World};
+use crate::world::{Event, Micros, SECOND, World};
 
 /// After this long the kernel has written what was not synced.
 const WRITEBACK: Micros = 30 * SECOND;
@@ -80,7 +80,7 @@ impl World {
         node.index.lose(lost);
         node.index.begin_life(incarnation);
         node.visible.clear();
-        node.author = NodeId(node.author.0 + AUTHORS);
+        node.next_author();
         node.powered = false;
         self.close_writers(at);
         self.note(|_| format!("n{at} lost {lost} commits"));

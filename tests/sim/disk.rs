@@ -172,6 +172,18 @@ impl Disk {
         }
     }
 
+    /// Closes every file. Gives what files that were open have in them.
+    pub fn close_all(&mut self) -> Vec<Content> {
+        let open = self.inodes.values_mut().filter(|inode| inode.writers > 0);
+        let left = open.filter_map(|inode| {
+            inode.writers = 0;
+            inode.content()
+        });
+        let left = left.collect();
+        self.inodes.retain(|_, inode| inode.links > 0);
+        left
+    }
+
     pub fn entry(&self, path: &RelPath) -> Option<Entry> {
         let inode = self.at(path)?;
         let kind = match &inode.body {

@@ -1,11 +1,11 @@
 //! What goes wrong: cuts, crashes, lost indexes, failing disks, clocks that jump.
 
 use trefoil::engine::Input;
-use trefoil::model::{Incarnation, NodeId, RelPath};
+use trefoil::model::{Incarnation, RelPath};
 
 use crate::index::Index;
 use crate::mirror::Feed;
-use crate::world::{AUTHORS, Event, MS, Micros, SECOND, World};
+use crate::world::{Event, MS, Micros, SECOND, World};
 
 /// How often each node is told in the end that what it holds is meant so.
 const WORDS: u64 = 30;
@@ -39,6 +39,11 @@ pub enum Fault {
     Replace(usize),
     /// A person says what becomes of the deletions that are held.
     Decide(usize),
+    /// A copy of the machine is made, and put back later.
+    BackUp(usize),
+    PutBack(usize),
+    /// How far the index is, is noted.
+    Note(usize),
 }
 
 impl World {
@@ -52,7 +57,7 @@ impl World {
             }
         }
         type Make = fn(usize) -> Fault;
-        let kinds: [(u64, Make); 14] = [
+        let kinds: [(u64, Make); 15] = [
             (profile.crashes, Fault::Crash),
             (profile.power_cuts, Fault::PowerCut),
             (profile.index_losses, Fault::LoseIndex),
@@ -67,6 +72,7 @@ impl World {
             (profile.more.removals, Fault::Remove),
             (profile.more.replacements, Fault::Replace),
             (if profile.more.budget.is_some() { 8 } else { 0 }, Fault::Decide),
+            (profile.more.backups, Fault::BackUp),
         ];
         for (count, make) in kinds {
             for _ in 0..count {
@@ -111,7 +117,7 @@ impl World {
                 self.kill(at);
                 let incarnation = Incarnation(self.fresh_id());
                 self.nodes[at].index = Index::new(incarnation);
-                self.nodes[at].author = NodeId(self.nodes[at].author.0 + AUTHORS);
+                self.nodes[at].next_author();
                 self.ledger.lost_index = true;
                 self.later(10 * SECOND, Fault::Start(at, true));
             }
@@ -160,6 +166,9 @@ impl World {
             Fault::Remove(at) => self.remove_node(at),
             Fault::Replace(at) => self.replace_node(at),
             Fault::Decide(at) if self.nodes[at].engine.is_some() => self.decide(at),
+            Fault::BackUp(at) if self.nodes[at].engine.is_some() => self.back_up(at),
+            Fault::PutBack(at) => self.put_back(at),
+            Fault::Note(at) if self.nodes[at].engine.is_some() => self.nodes[at].note_index(),
             _ => {}
         }
     }

@@ -28,7 +28,7 @@ enum Undo {
     Cursors(NodeId, Option<(Incarnation, Cursors)>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Index {
     pub incarnation: Incarnation,
     /// The life that this one goes on from, and its last sequence: a power cut took what came after.
@@ -243,6 +243,12 @@ impl Index {
         gone.len()
     }
 
+    /// Whether this index has everything that one of this life had up to `head`.
+    pub fn has_reached(&self, life: Incarnation, head: Sequence) -> bool {
+        let reached = |(own, until)| own == life && until >= head;
+        reached((self.incarnation, self.head)) || self.former.is_some_and(reached)
+    }
+
     pub fn commit(&mut self) {
         let batch = std::mem::take(&mut self.batch);
         if std::mem::take(&mut self.sync) {
@@ -253,7 +259,7 @@ impl Index {
     }
 
     /// Everything committed so far is on the disk.
-    fn sync(&mut self) {
+    pub fn sync(&mut self) {
         self.commits.clear();
     }
 

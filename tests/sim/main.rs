@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::disallowed_methods, reason = "a test")]
 #![allow(unreachable_pub, reason = "a test")]
 
+mod backup;
 mod crash;
 mod disk;
 mod faults;

@@ -69,7 +69,8 @@ impl World {
         let node = &mut self.nodes[at];
         let old = node.id;
         node.id = NodeId(old.0 + IDENTITIES);
-        (node.author, node.index) = (node.id, Index::new(incarnation));
+        (node.author, node.authors, node.index) = (node.id, 0, Index::new(incarnation));
+        (node.noted, node.backup) = (None, None);
         node.visible.clear();
         (node.paused, node.powered, node.dies_in) = (false, false, None);
         if empty {

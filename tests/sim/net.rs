@@ -56,14 +56,14 @@ impl World {
         }
         self.link_mut(a, b).up = true;
         self.note(|_| format!("n{a} - n{b} up"));
-        self.start_session(a, b);
-        self.start_session(b, a);
-        self.pump(a, b);
-        self.pump(b, a);
+        if self.start_session(a, b) && self.start_session(b, a) {
+            self.pump(a, b);
+            self.pump(b, a);
+        }
     }
 
-    /// `to` says where it is, and `from` goes on there.
-    fn start_session(&mut self, from: usize, to: usize) {
+    /// `to` says where it is, and `from` goes on there, unless it finds that its index is an old one.
+    fn start_session(&mut self, from: usize, to: usize) -> bool {
         let (id, incarnation) = (self.nodes[from].id, self.nodes[from].index.incarnation);
         let receiver = &self.nodes[to];
         let received = receiver.engine.as_ref().map(|e| e.received(id)).unwrap_or_default();
@@ -75,11 +75,20 @@ impl World {
             receiver.index.cursors.get(&id).cloned()
         };
         let heard = known.as_ref().map(|&(heard, _)| heard);
+        let of_this = known.as_ref().filter(|known| known.0 == incarnation);
+        let cursors = of_this.map(|known| known.1.clone()).unwrap_or_default();
+        if self.check_age(from, to, &cursors) {
+            return false;
+        }
         let known = known.and_then(|(heard, cursors)| {
             let until = self.nodes[from].index.is_of(heard)?;
             Some(cursors.into_iter().map(|(lane, at)| (lane, at.min(until))).collect::<Vec<_>>())
         });
         let anew = heard != Some(incarnation);
+        if anew && self.nodes[from].notes {
+            // With the index of another time it may not know what it had told.
+            self.nodes[to].index.forget_from(id);
+        }
         let cursors = known.unwrap_or_default();
         // Who goes on from the start there has lost what it had told us.
         let forward = cursors.iter().find(|&&(lane, _)| lane == Lane::Forward);
@@ -94,6 +103,7 @@ impl World {
         let head = self.nodes[from].index.head;
         let moved = Input::Moved { peer: id, sequence: head };
         self.feed(to, vec![Feed::Plain(up), Feed::Plain(moved)]);
+        true
     }
 
     pub fn disconnect(&mut self, a: usize, b: usize) {
@@ -107,6 +117,8 @@ impl World {
         self.note(|_| format!("n{a} - n{b} down"));
         for (one, other) in [(a, b), (b, a)] {
             self.nodes[one].out.remove(&other);
+            let head = self.nodes[one].index.head;
+            self.nodes[one].parted_at.insert(other, head);
             let peer = self.nodes[other].id;
             self.feed(one, vec![Feed::Plain(Input::PeerDown(peer))]);
         }

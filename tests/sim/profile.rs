@@ -69,6 +69,8 @@ pub struct More {
     pub replacements: u64,
     /// Deletions that pass without a word, if that is limited.
     pub budget: Option<u64>,
+    /// Indexes, or whole machines, that are put back as they were.
+    pub backups: u64,
 }
 
 impl More {
@@ -84,6 +86,7 @@ impl More {
             removals: u64::from(rng.chance(15)),
             replacements: if rng.chance(15) { rng.range(1, 2) } else { 0 },
             budget: rng.chance(30).then(|| rng.below(BUDGETS)),
+            backups: if rng.chance(20) { rng.range(1, 2) } else { 0 },
         }
     }
 }

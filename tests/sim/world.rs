@@ -10,6 +10,7 @@ use trefoil::engine::{
 };
 use trefoil::model::{ContentId, Incarnation, Lane, NodeId, Record, RelPath, Sequence, Version};
 
+use crate::backup::Backup;
 use crate::crash::Unsynced;
 use crate::disk::Disk;
 use crate::faults::Fault;
@@ -36,6 +37,9 @@ const SETTLE: Micros = 600 * SECOND;
 
 /// How far the authors of one node are apart.
 pub const AUTHORS: u64 = 1000;
+
+/// How far the counter of stamps goes on at most when a daemon starts.
+const START_STEP_NS: u64 = 1_000_000_000;
 
 const STEPS_MAX: u64 = 400_000;
 
@@ -98,6 +102,8 @@ pub struct Node {
     pub id: NodeId,
     /// Who its edits are by: another one with each index, as counters may start lower then.
     pub author: NodeId,
+    /// How many indexes and lives of them it had.
+    pub authors: u64,
     pub disk: Disk,
     pub index: Index,
     /// Nothing while the daemon is down.
@@ -144,6 +150,14 @@ pub struct Node {
     pub dies_in: Option<u64>,
     /// Files that were written and not synced yet, by inode.
     pub unsynced: BTreeMap<u64, Unsynced>,
+    pub backup: Option<Box<Backup>>,
+    /// Whether anything is ever noted.
+    pub notes: bool,
+    /// How far the index was, noted beside the files.
+    pub noted: Option<(Incarnation, Sequence)>,
+    /// How far the index was when the daemon started, and when each peer was lost last.
+    pub opened_at: Sequence,
+    pub parted_at: BTreeMap<usize, Sequence>,
 }
 
 pub struct World {
@@ -248,7 +262,8 @@ impl World {
         let skew_ns = self.profile.draw_skew(&mut self.rng);
         let id = NodeId(100 + at as u64);
         let incarnation = Incarnation(self.fresh_id());
-        self.nodes.push(Node::new(id, incarnation, skew_ns));
+        let notes = self.profile.more.backups > 0;
+        self.nodes.push(Node { notes, ..Node::new(id, incarnation, skew_ns) });
         for other in 0..at {
             self.links.insert((other, at), Link::default());
         }
@@ -372,9 +387,14 @@ impl World {
     /// Starts a daemon: what is in the journal first, then a full scan.
     pub fn power_on(&mut self, at: usize, joining: bool) {
         let policy = Arc::clone(&self.policy);
+        let joining = self.check_note(at) || joining;
         let node = &mut self.nodes[at];
+        node.note_index();
         node.powered = true;
-        let (node_id, last_counter) = (node.author, node.index.last_counter);
+        node.opened_at = node.index.head;
+        node.parted_at.clear();
+        let step = if node.notes { self.rng.below(START_STEP_NS) } else { 0 };
+        let (node_id, last_counter) = (node.author, node.index.last_counter + step);
         let held_classes = node.index.held_classes.clone();
         let keeps_owners = true;
         let setup =
@@ -453,6 +473,20 @@ impl World {
 }
 
 impl Node {
+    /// Whoever makes edits with another index, or another life of it, is another author.
+    pub fn next_author(&mut self) {
+        self.authors += 1;
+        self.author = NodeId(self.id.0 + self.authors * AUTHORS);
+    }
+
+    /// Notes how far the index is beside the files, which is synced first.
+    pub fn note_index(&mut self) {
+        if self.notes {
+            self.index.sync();
+            self.noted = Some((self.index.incarnation, self.index.head));
+        }
+    }
+
     fn new(id: NodeId, incarnation: Incarnation, skew_ns: i64) -> Self {
         Self {
             id,
@@ -487,6 +521,12 @@ impl Node {
             halted: false,
             dies_in: None,
             unsynced: BTreeMap::new(),
+            authors: 0,
+            backup: None,
+            notes: false,
+            noted: None,
+            opened_at: Sequence(0),
+            parted_at: BTreeMap::new(),
         }
     }
 }

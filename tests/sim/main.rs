@@ -17,6 +17,7 @@ mod ledger;
 mod members;
 mod mirror;
 mod net;
+mod node;
 mod ops;
 mod profile;
 mod rng;

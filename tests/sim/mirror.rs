@@ -10,8 +10,9 @@ use trefoil::model::{
 };
 
 use crate::disk::{Body, Content, Inode, kernel_time};
+use crate::node::Node;
 use crate::trace::show;
-use crate::world::{Event, MS, Node, SECOND, World};
+use crate::world::{Event, MS, SECOND, World};
 
 /// Paths below a directory that is gone which are looked at at a time.
 const SWEPT_MAX: usize = 3;

@@ -13,6 +13,7 @@ mod cluster_life;
 mod commands;
 mod crashes;
 mod demo;
+mod files;
 mod filesystems;
 mod guards;
 mod hostile;

@@ -22,7 +22,7 @@ use super::{ActorHandle, Shared};
 use crate::control::types::{ConflictStatus, timestamp};
 use crate::disk::{self, KeptId};
 use crate::engine::{Hint, HintKind};
-use crate::model::{Entry, Kind, Mtime, Record, RelPath, Stamp, Version};
+use crate::model::{Record, RelPath, Stamp, Version};
 
 /// The name of the mount that mirrors the store. No mount of a configuration can be called so.
 pub(super) const MOUNT: &str = "@conflicts";
@@ -294,7 +294,9 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
         crate::model::Found::Entry { entry, signature, .. } => Some((entry, signature)),
         other => return Err(io::Error::other(format!("{path} cannot be replaced now: {other:?}"))),
     };
-    let (target, source) = take_in(&actor.mount, &file)?;
+    let taken = disk::take_kept(&file, &actor.mount).map_err(io::Error::other)?;
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no conflict {id}"));
+    let (target, source) = taken.ok_or_else(missing)?;
     let replaced = expected.as_ref().map(|_| keep_current(shared, &actor, &loser, &path));
     let displaced = match &replaced {
         Some(id) => disk::Displaced::Keep(id.clone()),
@@ -321,46 +323,6 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
     discard(shared, id)?;
     let replaced = replaced.map(|id| id.as_str().to_owned());
     Ok(Restored { mount: loser.mount, path: loser.path, replaced })
-}
-
-/// The kept file as an entry, its content in the mount's stage.
-fn take_in(mount: &std::sync::Arc<disk::Mount>, file: &Path) -> io::Result<(Entry, disk::Source)> {
-    let about = file.symlink_metadata()?;
-    let meta = crate::model::Meta {
-        mode: if about.is_symlink() { 0o777 } else { about.mode() & 0o7777 },
-        uid: about.uid(),
-        gid: about.gid(),
-        mtime: Mtime {
-            secs: about.mtime(),
-            nanos: u32::try_from(about.mtime_nsec()).unwrap_or_default(),
-        },
-        xattrs: Vec::new(),
-    };
-    if about.is_symlink() {
-        use std::os::unix::ffi::OsStringExt as _;
-        let target = fs::read_link(file)?.into_os_string().into_vec().into();
-        return Ok((Entry { kind: Kind::Symlink { target }, meta }, disk::Source::None));
-    }
-    let mut hasher = blake3::Hasher::new();
-    let size = io::copy(&mut File::open(file)?, &mut hasher)?;
-    let content = crate::model::ContentId(*hasher.finalize().as_bytes());
-    let kind = Kind::File { size, content, sparse: false, group: None };
-    if size == 0 {
-        return Ok((Entry { kind, meta }, disk::Source::None));
-    }
-    let mut staged = disk::Staged::open(mount, content, size).map_err(io::Error::other)?;
-    let mut from = File::open(file)?;
-    io::Seek::seek(&mut from, io::SeekFrom::Start(staged.offset()))?;
-    let mut buffer = vec![0; crate::model::limits::CONTENT_BUFFER_BYTES];
-    loop {
-        let count = io::Read::read(&mut from, &mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        staged.write(&buffer[..count]).map_err(io::Error::other)?;
-    }
-    staged.finish().map_err(io::Error::other)?;
-    Ok((Entry { kind, meta }, disk::Source::Staged))
 }
 
 /// Writes down what is there, before it is moved aside: it is whose edit our record says.

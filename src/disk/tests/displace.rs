@@ -333,3 +333,45 @@ fn a_place_in_the_trash_leads_nowhere_else() {
     }
     assert!(TrashPlace::parse(b"7/x").is_some());
 }
+
+#[test]
+fn a_loser_is_taken_out_of_the_conflict_store_with_all_that_it_had() {
+    let (f, folder) = (fixture(), tempfile::tempdir().unwrap());
+    f.write("a", b"loser");
+    if !set_xattr(&f.path("a"), "user.a", b"1") {
+        return;
+    }
+    set_xattr(&f.path("a"), "system.posix_acl_access", &acl(0o640, 1234));
+    let was = f.entry("a").0;
+    let displaced = Displaced::Keep(KeptId::parse("one").unwrap());
+    assert!(done(&f.apply_over(ApplyRequest { displaced, ..delete(b"a") })));
+    let kept = folder.path().join("one");
+    move_out(&f.path(".trefoil/kept/one"), &kept).unwrap();
+    let (entry, source) = take_kept(&kept, &f.mount).unwrap().unwrap();
+    assert_eq!(was, entry);
+    f.check_done(request(b"a", Some(entry), source));
+    assert_eq!(None, take_kept(&folder.path().join("two"), &f.mount).unwrap());
+}
+
+#[test]
+fn a_loser_keeps_its_attributes_on_its_way_to_another_file_system() {
+    let f = fixture();
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+    let (from, to) = (f.path("a"), folder.path().join("a"));
+    f.write("a", b"loser");
+    let takes = |path: &Path| set_xattr(path, "user.a", b"1");
+    std::fs::write(&to, b"").unwrap();
+    if device(&from) == device(&to) || !takes(&from) || !takes(&to) {
+        return;
+    }
+    std::fs::remove_file(&to).unwrap();
+    set_mode(&from, 0o640);
+    let was = f.entry("a").0;
+    move_out(&from, &to).unwrap();
+    assert_eq!(was, take_kept(&to, &f.mount).unwrap().unwrap().0);
+    assert!(from.symlink_metadata().is_err());
+}
+
+fn device(path: &Path) -> u64 {
+    std::fs::symlink_metadata(path).unwrap().dev()
+}

@@ -29,6 +29,7 @@ mod sync;
 mod sys;
 mod times;
 mod trash;
+mod trash_size;
 mod trashed;
 mod walk;
 pub mod watch;
@@ -51,6 +52,7 @@ pub use stage::{
 };
 pub use sync::everything as sync_everything;
 pub use trash::{KeptId, TrashNote, expire_trash, kept};
+pub use trash_size::{TrashSize, limit_trash};
 pub use trashed::{
     Peek, TrashPlace, Trashed, peek, peek_trashed, take_kept, take_trashed, trashed,
 };

@@ -15,7 +15,7 @@ use super::apply::Source;
 use super::call::{Call, Refused};
 use super::look::{Look, Type};
 use super::mount::Mount;
-use super::trash::{MARK, TrashNote, expires, number};
+use super::trash::{MARK, TrashNote, number, term};
 use super::{DiskError, displaced, metadata, scan, stage, walk};
 use crate::model::{Entry, Kind, Mtime, NodeId, RelPath};
 
@@ -138,10 +138,10 @@ fn decode(dir: &OwnedFd, day: u64, place: TrashPlace) -> Option<Trashed> {
             let (unique, tail) = (number(&place.name[..at])?, &place.name[at + 1..]);
             let path = displaced::unescape(tail).unwrap_or_else(|| tail.to_vec());
             let is_whole = tail.len() < OLD_PATH_BYTES_MAX;
-            let secs = day.saturating_mul(super::trash::SECONDS_PER_DAY);
-            let until_secs = expires(day, &place.name).map_or(u64::MAX, |(at, _)| at);
+            let term = term(day, &place.name)?;
             let note = TrashNote::unknown(unique);
-            Some(Trashed { is_whole, until_secs, ..told(place, path, secs, &note) })
+            let until_secs = term.until_secs;
+            Some(Trashed { is_whole, until_secs, ..told(place, path, term.secs, &note) })
         }
     }
 }

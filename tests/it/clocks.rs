@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::cluster::{Cluster, Setup};
 use crate::files::{MOUNT, SOON, at, conflicts, restart};
 
-const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 
 /// Where Debian's package `faketime` puts it.
-fn library() -> Option<PathBuf> {
+pub(crate) fn library() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").unwrap();
     let paths = folders.map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"));
     let found = paths.into_iter().find(|path| path.exists());
@@ -25,7 +25,7 @@ fn library() -> Option<PathBuf> {
 
 /// Gives a node a clock that is so many seconds off, from its next start on. It reads how many
 /// from a file each time, so they can change while it runs.
-fn set_clock(cluster: &mut Cluster, library: &Path, n: usize, seconds: i64) {
+pub(crate) fn set_clock(cluster: &mut Cluster, library: &Path, n: usize, seconds: i64) {
     let file = cluster.node(n).state().with_file_name("clock");
     fs::write(&file, format!("{seconds:+}\n")).unwrap();
     let preload = format!("LD_PRELOAD={}", library.display());

@@ -19,6 +19,7 @@ mod guards;
 mod hostile;
 mod indexes;
 mod kills;
+mod limits;
 mod load;
 mod local_user;
 mod machines;

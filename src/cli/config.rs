@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Failure, Outcome, Output, output::Table};
 use crate::{
-    config::{Config, Mount, format_duration},
+    config::{Config, Mount, SizeLimit, format_duration},
     engine::{Class, ClassTable},
 };
 
@@ -83,13 +83,17 @@ pub(super) fn render(config: &Config) -> String {
          \x20 listens     {listen} (UDP)\n\
          \x20 advertises  {advertised}\n\
          \x20 control     {socket}\n\
-         \x20 HTTP        {http}\n",
+         \x20 HTTP        {http}\n\
+         \x20 conflicts   {conflicts}\n\
+         \x20 trash       {trash}\n",
         file = config.file.display(),
         name = node.name,
         state = node.state.display(),
         listen = node.listen,
         socket = config.control.socket.display(),
         http = config.control.http.map_or_else(|| "none".to_owned(), |at| at.to_string()),
+        conflicts = at_most(node.conflicts_max, ""),
+        trash = at_most(node.trash_max, " of each mount"),
     );
     for mount in &config.mounts {
         let preset = mount.preset.map_or_else(|| "no preset".to_owned(), |p| format!("preset {p}"));
@@ -109,6 +113,15 @@ pub(super) fn render(config: &Config) -> String {
     text.push_str("\nwhat a class means\n");
     text.push_str(&render_classes(&config.classes));
     text
+}
+
+/// A limit in words.
+fn at_most(limit: Option<SizeLimit>, whose: &str) -> String {
+    match limit {
+        None => "no limit".to_owned(),
+        Some(SizeLimit::Percent(percent)) => format!("at most {percent}% of the disk{whose}"),
+        Some(bytes @ SizeLimit::Bytes(_)) => format!("at most {bytes}{whose}"),
+    }
 }
 
 fn render_classes(classes: &ClassTable) -> String {
@@ -188,6 +201,8 @@ struct ExplainedNode<'a> {
     state: String,
     listen: String,
     advertise: Vec<String>,
+    conflicts_max: Option<String>,
+    trash_max: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -225,6 +240,8 @@ impl<'a> Explained<'a> {
                 state: node.state.display().to_string(),
                 listen: node.listen.to_string(),
                 advertise: node.advertise.iter().map(ToString::to_string).collect(),
+                conflicts_max: node.conflicts_max.map(|limit| limit.to_string()),
+                trash_max: node.trash_max.map(|limit| limit.to_string()),
             },
             control: ExplainedControl {
                 socket: config.control.socket.display().to_string(),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     output::Table,
-    words::{age, count, or_dash, plural, seconds, size, until},
+    words::{age, conflicts_over, count, or_dash, plural, seconds, size, trash_over, until},
 };
 use crate::control::types::{
     GuardKind, MountState, MountStatus, NodeStatus, PeerStatus, StatusReply,
@@ -100,6 +100,8 @@ fn steps(status: &StatusReply, now: Timestamp) -> Vec<String> {
         let number = count(status.conflicts);
         steps.push(format!("{number} {noun} kept; see `trefoil conflicts list`"));
     }
+    steps.extend(conflicts_over(status));
+    steps.extend(status.mounts.iter().filter_map(trash_over));
     steps
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::control::types::{KeptSize, MountStatus, StatusReply};
+use crate::engine::{CONFLICT_STAYS, TRASH_STAYS};
+
 /// `182 344`.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -37,6 +40,25 @@ pub(super) fn size(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// That the conflict store is larger than it may be, if it is.
+pub(super) fn conflicts_over(status: &StatusReply) -> Option<String> {
+    over("the conflict store", status.conflicts_size, "conflicts_max", CONFLICT_STAYS)
+}
+
+/// That the trash of a mount is larger than it may be, if it is.
+pub(super) fn trash_over(mount: &MountStatus) -> Option<String> {
+    let what = format!("the trash of mount {}", mount.name);
+    over(&what, mount.trash_size?, "trash_max", TRASH_STAYS)
+}
+
+fn over(what: &str, kept: KeptSize, key: &str, stays: Duration) -> Option<String> {
+    let max = kept.bytes_max.filter(|max| kept.bytes > *max)?;
+    let (has, max, days) = (size(kept.bytes), size(max), stays.as_secs() / 86_400);
+    Some(format!(
+        "{what} takes up {has}, more than the {max} of `{key}`; what is younger than {days} days stays"
+    ))
 }
 
 /// How long ago, in its largest unit: `12 s`, `5 min`, `3 h`, `2 d`. What is to come is `0 s`.

@@ -7,6 +7,7 @@ mod duration;
 mod load;
 mod parse;
 mod preset;
+mod size;
 mod table;
 
 use std::{
@@ -21,6 +22,7 @@ pub use duration::{DurationError, format_duration, parse_duration};
 pub use load::LoadError;
 pub use parse::{MOUNTS_MAX, Surroundings};
 pub use preset::{MagentoTree, Preset, PresetError};
+pub use size::{SizeLimit, SizeLimitError};
 pub use table::{ConfigError, FILE_BYTES_MAX};
 
 use crate::engine::{ClassTable, Policy};
@@ -33,6 +35,12 @@ pub const DEFAULT_STATE: &str = "/var/lib/trefoil";
 
 /// Where the daemon listens for peers by default (UDP).
 pub const DEFAULT_LISTEN: &str = "0.0.0.0:7440";
+
+/// What the conflict store may take up by default.
+pub const DEFAULT_CONFLICTS_MAX: SizeLimit = SizeLimit::Percent(10);
+
+/// What the trash of a mount may take up by default.
+pub const DEFAULT_TRASH_MAX: SizeLimit = SizeLimit::Percent(20);
 
 /// Where the daemon listens for commands by default.
 pub const DEFAULT_SOCKET: &str = "/run/trefoil/control.sock";
@@ -74,6 +82,10 @@ pub struct Node {
     /// Where peers reach this node. Empty only if `listen` is not a specific address and the file
     /// does not say: then the node can join others, and nobody can be invited to it.
     pub advertise: Vec<HostPort>,
+    /// What the conflict store may take up; nothing: no limit.
+    pub conflicts_max: Option<SizeLimit>,
+    /// What the trash of each mount may take up; nothing: no limit.
+    pub trash_max: Option<SizeLimit>,
 }
 
 /// `[control]`: where commands arrive.

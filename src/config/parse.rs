@@ -7,12 +7,12 @@ use std::{
     net::SocketAddr,
     path::{Component, Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use super::{
-    Config, ConfigError, Control, DEFAULT_LISTEN, DEFAULT_SOCKET, DEFAULT_STATE, HostPort, Mount,
-    Node, Preset, is_name, parse_duration,
+    Config, ConfigError, Control, DEFAULT_CONFLICTS_MAX, DEFAULT_LISTEN, DEFAULT_SOCKET,
+    DEFAULT_STATE, DEFAULT_TRASH_MAX, HostPort, Mount, Node, Preset, SizeLimit, is_name,
+    parse_duration,
     table::{Source, Table, Value},
 };
 use crate::engine::{Class, ClassTable, Pattern, Policy};
@@ -84,6 +84,8 @@ fn parse_node(
         state: PathBuf::from(DEFAULT_STATE),
         listen: default_listen,
         advertise: Vec::new(),
+        conflicts_max: Some(DEFAULT_CONFLICTS_MAX),
+        trash_max: Some(DEFAULT_TRASH_MAX),
     };
     let no_name = |span| {
         let what = format!("the host name {:?} cannot be the node's name", around.host_name);
@@ -114,6 +116,12 @@ fn parse_node(
     }
     if node.advertise.is_empty() && !node.listen.ip().is_unspecified() {
         node.advertise.push(node.listen.into());
+    }
+    if let Some(text) = table.string("conflicts_max")? {
+        node.conflicts_max = parse_or_off(&text, str::parse::<SizeLimit>)?;
+    }
+    if let Some(text) = table.string("trash_max")? {
+        node.trash_max = parse_or_off(&text, str::parse::<SizeLimit>)?;
     }
     table.finish()?;
     Ok(node)
@@ -163,10 +171,10 @@ fn parse_classes(table: Option<Table<'_>>) -> Result<ClassTable, ConfigError> {
             };
         }
         if let Some(text) = keys.string("trash")? {
-            settings.trash = parse_duration_or_off(&text)?;
+            settings.trash = parse_or_off(&text, parse_duration)?;
         }
         if let Some(text) = keys.string("emptied_hold")? {
-            settings.emptied_hold = parse_duration_or_off(&text)?;
+            settings.emptied_hold = parse_or_off(&text, parse_duration)?;
         }
         if let Some(budget) = keys.budget_or_off("delete_budget")? {
             settings.delete_budget = budget;
@@ -246,11 +254,15 @@ fn parse_address(text: &Value<'_, String>) -> Result<SocketAddr, ConfigError> {
     Ok(address)
 }
 
-fn parse_duration_or_off(text: &Value<'_, String>) -> Result<Option<Duration>, ConfigError> {
+/// What `parse` reads, whose error ends in what is allowed, or `off`.
+fn parse_or_off<T, E: std::fmt::Display>(
+    text: &Value<'_, String>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, ConfigError> {
     if text.value == "off" {
         return Ok(None);
     }
-    text.parse("", |t| parse_duration(t).map(Some).map_err(|e| format!("{e}, or \"off\"")))
+    text.parse("", |t| parse(t).map(Some).map_err(|e| format!("{e}, or \"off\"")))
 }
 
 fn parse_path<'i>(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::{
-    Config, ConfigError, DEFAULT_LISTEN, DEFAULT_SOCKET, DEFAULT_STATE, HostPort, Surroundings,
-    Watch,
+    Config, ConfigError, DEFAULT_CONFLICTS_MAX, DEFAULT_LISTEN, DEFAULT_SOCKET, DEFAULT_STATE,
+    DEFAULT_TRASH_MAX, HostPort, SizeLimit, Surroundings, Watch,
 };
 use crate::{
     engine::{Class, ClassTable},
@@ -76,7 +76,18 @@ fn what_the_shipped_file_claims_as_defaults_are_the_defaults() {
     }
     // The one key whose default is none.
     assert_eq!((None, true), (shipped.control.http, all.control.http.is_some()));
-    for key in ["state", "listen", "socket", "http", "settle", "conflict", "trash", "watch"] {
+    for key in [
+        "state",
+        "listen",
+        "conflicts_max",
+        "trash_max",
+        "socket",
+        "http",
+        "settle",
+        "conflict",
+        "trash",
+        "watch",
+    ] {
         assert!(uncommented.contains(&format!("\n{key} = ")), "{key} is not explained");
     }
 }
@@ -89,6 +100,8 @@ fn a_file_with_one_mount_has_defaults_for_everything_else() {
     assert_eq!(DEFAULT_LISTEN, config.node.listen.to_string());
     assert_eq!(Vec::<HostPort>::new(), config.node.advertise);
     assert_eq!(Path::new(DEFAULT_SOCKET), config.control.socket);
+    assert_eq!(Some(DEFAULT_CONFLICTS_MAX), config.node.conflicts_max);
+    assert_eq!(Some(DEFAULT_TRASH_MAX), config.node.trash_max);
     assert_eq!(Watch::Auto, config.mounts[0].watch);
     assert_eq!(Class::Normal, config.mounts[0].policy.class(&RelPath::parse(b"x").unwrap()));
 }
@@ -100,6 +113,13 @@ fn a_specific_listen_address_is_advertised() {
     let text = "[node]\nlisten = \"127.1.2.3:7440\"\nadvertise = [\"a:1\", \"[::1]:2\"]";
     let advertise = parse(&with_mount(text)).unwrap().node.advertise;
     assert_eq!(["a:1", "[::1]:2"], *advertise.iter().map(ToString::to_string).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_kept_aside_has_limits_that_can_be_set_and_taken_away() {
+    let text = "[node]\nconflicts_max = \"5GiB\"\ntrash_max = \"off\"";
+    let node = parse(&with_mount(text)).unwrap().node;
+    assert_eq!((Some(SizeLimit::Bytes(5 << 30)), None), (node.conflicts_max, node.trash_max));
 }
 
 #[test]
@@ -160,6 +180,12 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
             "[class.flag]\ntrash = \"no\"",
             "2:9: `trash` in [class.flag] is \"no\": not a duration at line 2; allowed: a whole \
              number and a unit, such as 200ms, 1s, 5m, 1h, 7d, or \"off\"",
+        ),
+        (
+            "[node]\nconflicts_max = \"5GB\"",
+            "2:17: `conflicts_max` in [node] is \"5GB\": not a size at line 2; allowed: a whole number \
+             and a unit, such as 500MiB, 20GiB, 1TiB, or a part of the file system, such as 10%, or \
+             \"off\"",
         ),
         (
             "[class.flag]\ndelete_budget = -1",

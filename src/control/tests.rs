@@ -17,9 +17,9 @@ use tokio::{
 
 use super::{
     types::{
-        ConflictStatus, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply,
-        TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyReply,
-        VerifyRequest, WaitNodes, WaitReply, WaitRequest, timestamp,
+        ConflictStatus, KeptSize, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply,
+        StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest,
+        VerifyReply, VerifyRequest, WaitNodes, WaitReply, WaitRequest, timestamp,
     },
     *,
 };
@@ -47,6 +47,7 @@ impl Daemon for Echo {
             nodes: Vec::new(),
             mounts: Vec::new(),
             conflicts: 7,
+            conflicts_size: KeptSize::default(),
             guards: Vec::new(),
         }
     }

@@ -52,6 +52,9 @@ pub struct StatusReply {
     pub mounts: Vec<MountStatus>,
     /// Losers of concurrent edits that are kept.
     pub conflicts: u64,
+    /// What the conflict store takes up.
+    #[serde(default)]
+    pub conflicts_size: KeptSize,
     /// What is halted until somebody approves.
     pub guards: Vec<GuardStatus>,
 }
@@ -160,6 +163,18 @@ pub struct MountStatus {
     /// Whether an index that was damaged, or too old, lies aside in the state folder.
     #[serde(default)]
     pub index_set_aside: bool,
+    /// What the trash takes up, as it was within the last hour; nothing, if it has no limit.
+    #[serde(default)]
+    pub trash_size: Option<KeptSize>,
+}
+
+/// What was kept aside takes up of the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeptSize {
+    /// So much.
+    pub bytes: u64,
+    /// What it may take up; nothing: no limit.
+    pub bytes_max: Option<u64>,
 }
 
 /// How a mount is on another node, as last heard.

@@ -16,7 +16,8 @@ use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
 use super::{
-    ActorHandle, RELEASE, Shared, conflicts, guards, mark, restore, trash, verified, verify, why,
+    ActorHandle, RELEASE, Shared, conflicts, expire, guards, mark, restore, trash, verified,
+    verify, why,
 };
 use crate::config::{self, Config};
 use crate::control::types::{
@@ -141,6 +142,7 @@ impl Api {
             verified: None,
             verified_deep: None,
             index_set_aside: false,
+            trash_size: None,
         };
         let Some(actor) = self.shared.actor(&mount.name) else {
             let halt = self.shared.halt(&mount.name).unwrap_or_else(Halt::opening);
@@ -267,6 +269,7 @@ impl Daemon for Api {
             mounts.push(status);
         }
         let conflicts = self.store("", |shared, _| conflicts::list(shared)).await;
+        let conflicts_size = self.store("", |shared, _| expire::conflicts_size(shared)).await;
         let members = self.shared.members();
         let nodes = self.nodes();
         // Who was down meanwhile learns it from those who refuse him.
@@ -286,6 +289,7 @@ impl Daemon for Api {
             nodes,
             mounts,
             conflicts: conflicts.map_or(0, |list| list.len() as u64),
+            conflicts_size: conflicts_size.unwrap_or_default(),
             guards: halts,
         }
     }

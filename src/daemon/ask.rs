@@ -185,6 +185,7 @@ impl Actor {
             verified: None,
             verified_deep: None,
             index_set_aside: false,
+            trash_size: self.shared.limits.trash_size(&self.place.name),
         })
     }
 

@@ -22,13 +22,16 @@ use super::{ActorHandle, Shared};
 use crate::control::types::{ConflictStatus, timestamp};
 use crate::disk::{self, KeptId};
 use crate::engine::{Hint, HintKind};
-use crate::model::{Entry, Kind, Mtime, Record, RelPath, Stamp, Version};
+use crate::model::{Record, RelPath, Stamp, Version};
 
 /// The name of the mount that mirrors the store. No mount of a configuration can be called so.
 pub(super) const MOUNT: &str = "@conflicts";
 
 /// How long losers are kept.
 pub(super) const KEPT_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// What `stat` counts in.
+const BLOCK_BYTES: u64 = 512;
 
 /// What is known of a loser. The same on every node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -159,12 +162,12 @@ pub(super) fn unnamed() -> KeptId {
     KeptId::parse(&format!("{random:016x}")).expect("hexadecimal digits are an id")
 }
 
-fn names_of(id: &str) -> [RelPath; 2] {
+pub(super) fn names_of(id: &str) -> [RelPath; 2] {
     [id.to_owned(), format!("{id}.json")]
         .map(|name| RelPath::parse(name.as_bytes()).expect("an id is a name"))
 }
 
-fn hint_store(shared: &Shared, paths: Vec<RelPath>) {
+pub(super) fn hint_store(shared: &Shared, paths: Vec<RelPath>) {
     let hint = |path| Hint { path, kind: HintKind::Differs };
     if let (false, Some(actor)) = (paths.is_empty(), shared.actor(MOUNT)) {
         actor.inbox.push(Event::Hinted(paths.into_iter().map(hint).collect()));
@@ -232,30 +235,45 @@ pub(super) fn content(shared: &Shared, id: &str) -> io::Result<(u64, Box<dyn io:
 
 /// Drops a loser for good, on every node.
 pub(super) fn discard(shared: &Shared, id: &str) -> io::Result<()> {
-    let (_, file) = find(shared, id)?;
-    fs::remove_file(&file)?;
-    remove_if_there(&file.with_extension("json"))?;
-    hint_store(shared, names_of(id).into());
-    Ok(())
+    find(shared, id)?;
+    KeptId::parse(id).map_or(Ok(()), |id| remove(shared, &id))
 }
 
-/// Drops what was kept long enough here, on every node; also what a crash left half of.
-pub(super) fn expire(shared: &Shared, now: SystemTime) -> io::Result<()> {
+/// A loser as files: also what a crash left half of.
+pub(super) struct Stored {
+    pub(super) id: KeptId,
+    /// When it came here.
+    pub(super) since: SystemTime,
+    /// What it takes up of the disk.
+    pub(super) bytes: u64,
+}
+
+/// All that the store holds, by id.
+pub(super) fn stored(shared: &Shared) -> io::Result<Vec<Stored>> {
     let folder = folder(&shared.state);
     let mut ids = BTreeSet::new();
     for item in fs::read_dir(&folder)? {
         let name = item?.file_name().into_string().unwrap_or_default();
         ids.extend(KeptId::parse(name.strip_suffix(".json").unwrap_or(&name)));
     }
-    for id in ids {
+    let stored = |id: KeptId| {
         let files = names_of(id.as_str()).map(|name| folder.join(name.to_string()));
-        let mut about = files.iter().filter_map(|file| file.symlink_metadata().ok());
-        if about.next().is_some_and(|about| kept_since(&about) + KEPT_FOR < now) {
-            files.iter().try_for_each(|file| remove_if_there(file))?;
-            tracing::info!(id = id.as_str(), "dropped a conflict that was kept long enough");
-            hint_store(shared, names_of(id.as_str()).into());
-        }
+        let abouts: Vec<_> = files.iter().filter_map(|file| file.symlink_metadata().ok()).collect();
+        let since = kept_since(abouts.first()?);
+        let bytes = abouts.iter().map(|about| about.blocks().saturating_mul(BLOCK_BYTES));
+        let bytes = bytes.fold(0, u64::saturating_add);
+        Some(Stored { id, since, bytes })
+    };
+    Ok(ids.into_iter().filter_map(stored).collect())
+}
+
+/// Drops a loser, or what is left of one, on every node.
+pub(super) fn remove(shared: &Shared, id: &KeptId) -> io::Result<()> {
+    let folder = folder(&shared.state);
+    for name in names_of(id.as_str()) {
+        remove_if_there(&folder.join(name.to_string()))?;
     }
+    hint_store(shared, names_of(id.as_str()).into());
     Ok(())
 }
 
@@ -294,7 +312,9 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
         crate::model::Found::Entry { entry, signature, .. } => Some((entry, signature)),
         other => return Err(io::Error::other(format!("{path} cannot be replaced now: {other:?}"))),
     };
-    let (target, source) = take_in(&actor.mount, &file)?;
+    let taken = disk::take_kept(&file, &actor.mount).map_err(io::Error::other)?;
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no conflict {id}"));
+    let (target, source) = taken.ok_or_else(missing)?;
     let replaced = expected.as_ref().map(|_| keep_current(shared, &actor, &loser, &path));
     let displaced = match &replaced {
         Some(id) => disk::Displaced::Keep(id.clone()),
@@ -323,46 +343,6 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
     Ok(Restored { mount: loser.mount, path: loser.path, replaced })
 }
 
-/// The kept file as an entry, its content in the mount's stage.
-fn take_in(mount: &std::sync::Arc<disk::Mount>, file: &Path) -> io::Result<(Entry, disk::Source)> {
-    let about = file.symlink_metadata()?;
-    let meta = crate::model::Meta {
-        mode: if about.is_symlink() { 0o777 } else { about.mode() & 0o7777 },
-        uid: about.uid(),
-        gid: about.gid(),
-        mtime: Mtime {
-            secs: about.mtime(),
-            nanos: u32::try_from(about.mtime_nsec()).unwrap_or_default(),
-        },
-        xattrs: Vec::new(),
-    };
-    if about.is_symlink() {
-        use std::os::unix::ffi::OsStringExt as _;
-        let target = fs::read_link(file)?.into_os_string().into_vec().into();
-        return Ok((Entry { kind: Kind::Symlink { target }, meta }, disk::Source::None));
-    }
-    let mut hasher = blake3::Hasher::new();
-    let size = io::copy(&mut File::open(file)?, &mut hasher)?;
-    let content = crate::model::ContentId(*hasher.finalize().as_bytes());
-    let kind = Kind::File { size, content, sparse: false, group: None };
-    if size == 0 {
-        return Ok((Entry { kind, meta }, disk::Source::None));
-    }
-    let mut staged = disk::Staged::open(mount, content, size).map_err(io::Error::other)?;
-    let mut from = File::open(file)?;
-    io::Seek::seek(&mut from, io::SeekFrom::Start(staged.offset()))?;
-    let mut buffer = vec![0; crate::model::limits::CONTENT_BUFFER_BYTES];
-    loop {
-        let count = io::Read::read(&mut from, &mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        staged.write(&buffer[..count]).map_err(io::Error::other)?;
-    }
-    staged.finish().map_err(io::Error::other)?;
-    Ok((Entry { kind, meta }, disk::Source::Staged))
-}
-
 /// Writes down what is there, before it is moved aside: it is whose edit our record says.
 fn keep_current(shared: &Shared, actor: &ActorHandle, loser: &Loser, path: &RelPath) -> KeptId {
     let (reply, answer) = tokio::sync::oneshot::channel();
@@ -375,81 +355,4 @@ fn keep_current(shared: &Shared, actor: &ActorHandle, loser: &Loser, path: &RelP
         Record { path: path.clone(), entry: None, version }
     });
     announce(shared, &loser.mount, &record, Why::Restored)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::daemon::testing::Fixture;
-    use crate::model::NodeId;
-
-    /// Keeps a loser, as an apply and what follows it do. Gives its id.
-    fn keep(shared: &Shared, path: &str, text: &str) -> String {
-        let version = Version::edit(Stamp { counter: 1, node: NodeId(7) }, None);
-        let path = RelPath::parse(path.as_bytes()).unwrap();
-        let record = Record { path, entry: None, version };
-        let id = announce(shared, "data", &record, Why::Concurrent);
-        fs::write(folder(&shared.state).join(id.as_str()), text).unwrap();
-        hint_store(shared, names_of(id.as_str()).into());
-        id.as_str().to_owned()
-    }
-
-    fn ids(shared: &Shared) -> Vec<String> {
-        list(shared).unwrap().into_iter().map(|conflict| conflict.id).collect()
-    }
-
-    /// When the conflict was kept.
-    fn since(shared: &Shared, id: &str) -> SystemTime {
-        kept_since(&folder(&shared.state).join(id).symlink_metadata().unwrap())
-    }
-
-    /// Takes turns until exactly these are live in the index, which other nodes are told of.
-    fn turn_until_mirrored(fixture: &mut Fixture, ids: &[&str]) {
-        let mut names: Vec<_> = ids.iter().flat_map(|id| names_of(id)).collect();
-        names.sort();
-        fixture.turn_until(|actor| {
-            let mut live = actor.index.live_below(&RelPath::root(), 99).unwrap();
-            live.sort();
-            live == names && actor.engine.is_read()
-        });
-    }
-
-    #[test]
-    fn an_expired_conflict_goes_on_every_node_and_a_younger_one_stays() {
-        let mut fixture = Fixture::conflict_store();
-        let shared = fixture.actor.shared.clone();
-        let old = keep(&shared, "old", "x");
-        let mut young = keep(&shared, "young", "y");
-        let listed = |id: &str| status(&shared, id).unwrap().kept;
-        // Until the file system's clock has gone on so far that the list tells.
-        while listed(&young) == listed(&old) {
-            young = keep(&shared, "young", "y");
-        }
-        turn_until_mirrored(&mut fixture, &[&old, &young]);
-        assert_eq!([young.clone(), old.clone()], *ids(&shared));
-
-        let expires = since(&shared, &old) + KEPT_FOR;
-        expire(&shared, expires).unwrap();
-        assert_eq!(2, ids(&shared).len());
-        expire(&shared, expires + Duration::from_nanos(1)).unwrap();
-        assert_eq!([young.clone()], *ids(&shared));
-        turn_until_mirrored(&mut fixture, &[&young]);
-        let gone = RelPath::parse(old.as_bytes()).unwrap();
-        assert!(fixture.actor.index.row(&gone).unwrap().is_some(), "others are told of it");
-    }
-
-    #[test]
-    fn half_a_conflict_expires_as_well() {
-        let fixture = Fixture::conflict_store();
-        let shared = fixture.actor.shared.clone();
-        let (nameless, empty) = (keep(&shared, "a", "x"), keep(&shared, "b", "y"));
-        fs::remove_file(folder(&shared.state).join(format!("{nameless}.json"))).unwrap();
-        fs::remove_file(folder(&shared.state).join(&empty)).unwrap();
-        let files = || fs::read_dir(folder(&shared.state)).unwrap().count();
-        let before = files();
-        expire(&shared, SystemTime::now()).unwrap();
-        assert_eq!(before, files());
-        expire(&shared, SystemTime::now() + KEPT_FOR).unwrap();
-        assert_eq!(before - 2, files());
-    }
 }

@@ -3,9 +3,9 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Shared, conflicts};
+use super::{ActorHandle, Shared, conflicts, expire};
 use crate::disk;
 
 /// How often displaced files are looked at again.
@@ -36,26 +36,23 @@ pub(super) fn run(shared: &Arc<Shared>) {
             }
             shared.import_kept(&name);
             if clear {
-                clear_mount(&name, &actor.mount);
+                clear_mount(shared, &name, &actor);
             }
         }
         if clear {
             cleared = Some(Instant::now());
-            if let Err(error) = conflicts::expire(shared, SystemTime::now()) {
+            if let Err(error) = expire::clear_conflicts(shared, SystemTime::now()) {
                 tracing::warn!(error = %error, "cannot clear the conflict store");
             }
         }
     }
 }
 
-fn clear_mount(name: &str, mount: &disk::Mount) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    match disk::expire_trash(mount, now) {
-        Ok(0) => {}
-        Ok(files) => tracing::info!(mount = name, files, "trash cleared"),
-        Err(error) => tracing::warn!(mount = name, error = %error, "cannot clear the trash"),
+fn clear_mount(shared: &Shared, name: &str, actor: &ActorHandle) {
+    if let Err(error) = expire::clear_trash(shared, name, actor, SystemTime::now()) {
+        tracing::warn!(mount = name, error = %error, "cannot clear the trash");
     }
-    if let Err(error) = disk::expire_stage(mount, STAGE_FOR) {
+    if let Err(error) = disk::expire_stage(&actor.mount, STAGE_FOR) {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(mount = name, error, "cannot clear the stage");
     }

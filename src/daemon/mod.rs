@@ -10,6 +10,7 @@ mod api;
 mod ask;
 mod conflicts;
 mod deep;
+mod expire;
 mod fetch;
 mod greet;
 mod guards;
@@ -114,6 +115,7 @@ pub(crate) struct Shared {
     members: RwLock<Arc<Members>>,
     net: OnceLock<Net>,
     verifying: deep::Progress,
+    limits: expire::Limits,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -270,6 +272,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         members: RwLock::new(Arc::new(members)),
         net: OnceLock::new(),
         verifying: deep::Progress::default(),
+        limits: expire::Limits::new(&config.node),
         stopping: std::sync::atomic::AtomicBool::new(false),
     });
     let places = places(&config, &shared);

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tempfile::TempDir;
 
 use super::actor::{Actor, Place};
-use super::{Shared, conflict_policy, conflicts, deep, open};
+use super::{Shared, conflict_policy, conflicts, deep, expire, open};
 use crate::config::Watch;
 use crate::disk::{self, Mount};
 use crate::model::NodeId;
@@ -57,6 +57,7 @@ impl Fixture {
             members: RwLock::new(Arc::new(made.members)),
             net: OnceLock::new(),
             verifying: deep::Progress::default(),
+            limits: expire::Limits::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
         });
         let place = Place {

@@ -129,6 +129,19 @@ pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Xattrs, Refused> {
     Ok(found)
 }
 
+/// Gives a new file the attributes that are mirrored of another. Where the file system takes none, it
+/// has none.
+pub(crate) fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Refused> {
+    let path = proc_path(to);
+    for (name, value) in read_xattrs(from)? {
+        match XATTR_SET.run(|| setxattr(&*path, &*name, &value, XattrFlags::empty())) {
+            Err(e) if e.errno() == Errno::OPNOTSUPP => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 fn is_mirrored(name: &[u8]) -> bool {
     name.starts_with(b"user.") || name == ACL_ACCESS || name == ACL_DEFAULT
 }

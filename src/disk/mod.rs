@@ -29,6 +29,7 @@ mod sync;
 mod sys;
 mod times;
 mod trash;
+mod trash_size;
 mod trashed;
 mod walk;
 pub mod watch;
@@ -51,7 +52,10 @@ pub use stage::{
 };
 pub use sync::everything as sync_everything;
 pub use trash::{KeptId, TrashNote, expire_trash, kept};
-pub use trashed::{Peek, TrashPlace, Trashed, peek, peek_trashed, take_trashed, trashed};
+pub use trash_size::{TrashSize, limit_trash};
+pub use trashed::{
+    Peek, TrashPlace, Trashed, peek, peek_trashed, take_kept, take_trashed, trashed,
+};
 
 /// Name of trefoil's own directory in the root of a mount. Never mirrored.
 pub const OWN_DIR: &[u8] = b".trefoil";

@@ -138,9 +138,19 @@ pub fn expire_trash(mount: &Mount, now_unix_s: u64) -> io::Result<u64> {
     Ok(removed)
 }
 
-/// When something in the trash expires, in seconds since 1970, with its number if its path may be
-/// noted beside it. Nothing for a noted path.
-pub(crate) fn expires(day: u64, name: &[u8]) -> Option<(u64, Option<u64>)> {
+/// How long something is in the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Term {
+    /// When it came here, in seconds since 1970.
+    pub(crate) secs: u64,
+    /// When it expires.
+    pub(crate) until_secs: u64,
+    /// Its number, if its path may be noted beside it.
+    pub(crate) unique: Option<u64>,
+}
+
+/// What a name in a day of the trash tells. Nothing for a noted path.
+pub(crate) fn term(day: u64, name: &[u8]) -> Option<Term> {
     if displaced::sidecar_of(name).is_some() {
         return None;
     }
@@ -148,24 +158,25 @@ pub(crate) fn expires(day: u64, name: &[u8]) -> Option<(u64, Option<u64>)> {
         let mut fields = name.strip_prefix(MARK)?.splitn(3, |&b| b == b'-');
         let (unique, secs) = (number(fields.next()?)?, number(fields.next()?)?);
         let (note, _) = TrashNote::decode(fields.next()?)?;
-        Some((secs.saturating_add(note.keep_secs), Some(unique)))
+        let until_secs = secs.saturating_add(note.keep_secs);
+        Some(Term { secs, until_secs, unique: Some(unique) })
     };
-    let end = day.saturating_add(1).saturating_mul(SECONDS_PER_DAY);
-    Some(told().unwrap_or_else(|| (end.saturating_add(KEEP_SECS), None)))
+    let secs = day.saturating_mul(SECONDS_PER_DAY);
+    let until_secs = secs.saturating_add(SECONDS_PER_DAY).saturating_add(KEEP_SECS);
+    Some(told().unwrap_or(Term { secs, until_secs, unique: None }))
 }
 
 fn expire_day(mount: &Mount, day: &[u8], number: u64, now: u64) -> Result<u64, Refused> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = OPEN.run(|| openat(&mount.trash, day, flags, Mode::empty()))?;
+    let dir = open_folder(mount, day)?;
     let (mut removed, mut left) = (0, 0);
     let names = scan::names(&dir, usize::MAX)?;
     for name in &names {
-        match expires(number, name) {
+        match term(number, name) {
             None => {}
-            Some((at, _)) if at >= now => left += 1,
-            Some((_, unique)) => {
+            Some(term) if term.until_secs >= now => left += 1,
+            Some(term) => {
                 stage::remove_any(&dir, name)?;
-                unique.iter().for_each(|&unique| displaced::remove_sidecars(&dir, unique));
+                term.unique.iter().for_each(|&unique| displaced::remove_sidecars(&dir, unique));
                 removed += 1;
             }
         }
@@ -295,6 +306,11 @@ fn open_day(mount: &Mount, secs: u64) -> Result<OwnedFd, Refused> {
         Err(e) if e.errno() != Errno::EXIST => return Err(e),
         _ => {}
     }
+    open_folder(mount, day.as_bytes())
+}
+
+/// Opens a day that is there.
+pub(crate) fn open_folder(mount: &Mount, day: &[u8]) -> Result<OwnedFd, Refused> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    OPEN.run(|| openat(&mount.trash, &*day, flags, Mode::empty()))
+    OPEN.run(|| openat(&mount.trash, day, flags, Mode::empty()))
 }

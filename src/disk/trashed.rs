@@ -1,19 +1,21 @@
 //! What is in the trash of a mount on this node, and taking it out again.
 //!
 //! In: a mount. Out: what lies in its trash, also what is on its way there; and one of them as an
-//! entry whose content is staged, to be applied like any other. It must never change the trash: what
-//! is taken out stays in it until it expires.
+//! entry whose content is staged, to be applied like any other; the same of a loser of a conflict. It
+//! must never change the trash: what is taken out stays in it until it expires.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 
 use super::apply::Source;
 use super::call::{Call, Refused};
 use super::look::{Look, Type};
 use super::mount::Mount;
-use super::trash::{MARK, TrashNote, expires, number};
+use super::trash::{MARK, TrashNote, number, term};
 use super::{DiskError, displaced, metadata, scan, stage, walk};
 use crate::model::{Entry, Kind, Mtime, NodeId, RelPath};
 
@@ -136,10 +138,10 @@ fn decode(dir: &OwnedFd, day: u64, place: TrashPlace) -> Option<Trashed> {
             let (unique, tail) = (number(&place.name[..at])?, &place.name[at + 1..]);
             let path = displaced::unescape(tail).unwrap_or_else(|| tail.to_vec());
             let is_whole = tail.len() < OLD_PATH_BYTES_MAX;
-            let secs = day.saturating_mul(super::trash::SECONDS_PER_DAY);
-            let until_secs = expires(day, &place.name).map_or(u64::MAX, |(at, _)| at);
+            let term = term(day, &place.name)?;
             let note = TrashNote::unknown(unique);
-            Some(Trashed { is_whole, until_secs, ..told(place, path, secs, &note) })
+            let until_secs = term.until_secs;
+            Some(Trashed { is_whole, until_secs, ..told(place, path, term.secs, &note) })
         }
     }
 }
@@ -195,13 +197,30 @@ pub fn take_trashed(
     to: &Arc<Mount>,
 ) -> Result<Option<(Entry, Source)>, Refused> {
     let dir = open_folder(from, &place.folder)?;
-    let Some(look) = Look::at(&dir, &place.name)? else { return Ok(None) };
+    take(dir.as_fd(), &place.name, to)
+}
+
+/// A file or link that was kept anywhere outside of a mount as an entry, its content in the stage of
+/// `to`. Nothing if it is gone.
+///
+/// # Errors
+/// What the operating system refused; then nothing is staged.
+pub fn take_kept(file: &Path, to: &Arc<Mount>) -> Result<Option<(Entry, Source)>, Refused> {
+    take(CWD, file.as_os_str().as_bytes(), to)
+}
+
+fn take(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    to: &Arc<Mount>,
+) -> Result<Option<(Entry, Source)>, Refused> {
+    let Some(look) = Look::at(dir, name)? else { return Ok(None) };
     let is_file = look.file_type() == Type::File;
     let kind = if is_file { OFlags::RDONLY | OFlags::NONBLOCK } else { OFlags::PATH };
     let flags = kind | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = OPEN.run(|| openat(&dir, &*place.name, flags, Mode::empty()))?;
+    let fd = OPEN.run(|| openat(dir, name, flags, Mode::empty()))?;
     let look = Look::of(&fd)?;
-    let meta = metadata::read(fd.as_fd(), &look, from.privileged)?;
+    let meta = metadata::read(fd.as_fd(), &look, to.privileged)?;
     let (kind, source) = match look.file_type() {
         Type::File => {
             let sparse = look.is_sparse();

@@ -19,6 +19,7 @@
 
 mod barrier;
 pub mod clock;
+mod excess;
 mod fetch;
 pub mod fingerprint;
 mod guard;
@@ -40,6 +41,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::clock::{Clock, Now};
+pub use self::excess::{CONFLICT_STAYS, Kept, TRASH_STAYS, excess};
 use self::guard::Guard;
 pub use self::guard::{BUDGET_WINDOW_MS, Held};
 use self::incoming::Incoming;

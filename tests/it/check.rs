@@ -1,12 +1,9 @@
 //! `trefoil check` against real daemons: what monitoring sees, and the exit codes.
 
 use std::fs;
-use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
-
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
+use crate::files::{MOUNT, SOON, restart};
 
 /// Runs a check that must end with `code`: its one line.
 #[track_caller]
@@ -49,9 +46,7 @@ fn monitoring_is_told_by_the_plugins_exit_codes() {
     let never = "TREFOIL INTEGRITY WARNING: not every mount was ever compared deeply";
     line(&cluster, &["integrity", "-w", "8"], 1, never);
     cluster.node(1).done(&["verify", "--deep"]);
-    cluster.node_mut(1).stop();
-    cluster.node_mut(1).start();
-    cluster.wait_ready(1);
+    restart(&mut cluster, 1);
     let said = line(&cluster, &["integrity", "-w", "8"], 0, "TREFOIL INTEGRITY OK: 1 mount, every");
     assert!(said.contains("verified_days=0;8"), "{said}");
     line(&cluster, &["replication", "--mount", "x"], 3, "TREFOIL REPLICATION UNKNOWN: there is no");

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::files::SOON;
 
 fn at(cluster: &Cluster, n: usize, mount: &str, name: &str) -> PathBuf {
     cluster.node(n).path(mount).join(name)

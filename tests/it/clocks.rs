@@ -8,14 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
-use crate::load::conflicts;
+use crate::files::{MOUNT, SOON, at, conflicts, restart};
 
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
-const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 
 /// Where Debian's package `faketime` puts it.
-fn library() -> Option<PathBuf> {
+pub(crate) fn library() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").unwrap();
     let paths = folders.map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"));
     let found = paths.into_iter().find(|path| path.exists());
@@ -27,7 +25,7 @@ fn library() -> Option<PathBuf> {
 
 /// Gives a node a clock that is so many seconds off, from its next start on. It reads how many
 /// from a file each time, so they can change while it runs.
-fn set_clock(cluster: &mut Cluster, library: &Path, n: usize, seconds: i64) {
+pub(crate) fn set_clock(cluster: &mut Cluster, library: &Path, n: usize, seconds: i64) {
     let file = cluster.node(n).state().with_file_name("clock");
     fs::write(&file, format!("{seconds:+}\n")).unwrap();
     let preload = format!("LD_PRELOAD={}", library.display());
@@ -41,17 +39,6 @@ fn set_clock(cluster: &mut Cluster, library: &Path, n: usize, seconds: i64) {
         "DONT_FAKE_MONOTONIC=1",
         "NO_FAKE_STAT=1",
     ]);
-}
-
-#[track_caller]
-fn restart(cluster: &mut Cluster, n: usize) {
-    cluster.node_mut(n).stop();
-    cluster.node_mut(n).start();
-    cluster.wait_ready(n);
-}
-
-fn at(cluster: &Cluster, n: usize, name: &str) -> PathBuf {
-    cluster.node(n).path(MOUNT).join(name)
 }
 
 /// Each node in turn changes the same files, having seen what the one before it did: the last one
@@ -74,7 +61,7 @@ fn take_turns(cluster: &mut Cluster, rounds: usize) {
             assert_eq!(round % 2 == 0, at(cluster, other, "removed").exists(), "on node {other}");
         }
     }
-    assert_eq!(0, conflicts(cluster, 1));
+    assert!(conflicts(cluster, 1).is_empty());
 }
 
 /// Nodes 1 and 3 have clocks that are so many seconds off.

@@ -1,50 +1,15 @@
 //! What happens to whole clusters: nodes go down, are cut off, join, are lost, removed and crash.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::cluster::{Cluster, Setup};
-
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
+use crate::files::{MOUNT, SOON, at, conflicts, gone, has, start, wait_conflicts, write};
 
 fn setup(nodes: usize) -> Setup {
     Setup::new().nodes(nodes).mount(MOUNT)
-}
-
-fn at(cluster: &Cluster, n: usize, name: &str) -> PathBuf {
-    cluster.node(n).path(MOUNT).join(name)
-}
-
-fn write(cluster: &Cluster, n: usize, name: &str, text: &str) {
-    let path = at(cluster, n, name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-}
-
-#[track_caller]
-fn has(cluster: &Cluster, nodes: &[usize], name: &str, text: &str) {
-    for &n in nodes {
-        assert_eq!(text, fs::read_to_string(at(cluster, n, name)).unwrap(), "{name} on node {n}");
-    }
-}
-
-#[track_caller]
-fn gone(cluster: &Cluster, nodes: &[usize], name: &str) {
-    for &n in nodes {
-        assert!(at(cluster, n, name).symlink_metadata().is_err(), "{name} is on node {n}");
-    }
-}
-
-/// Starts a node that is down.
-#[track_caller]
-fn start(cluster: &mut Cluster, n: usize) {
-    cluster.node_mut(n).start();
-    cluster.wait_ready(n);
 }
 
 /// Enrols a node that is no member, and starts it.
@@ -62,26 +27,6 @@ fn wait_down(cluster: &mut Cluster, name: &str) {
         let nodes = status["nodes"].as_array().unwrap();
         let down = nodes.iter().any(|node| node["name"] == name && node["up"] == false);
         if down && status["in_sync"] == false { Ok(()) } else { Err(status.to_string()) }
-    });
-}
-
-fn conflicts(cluster: &Cluster, n: usize) -> Vec<Value> {
-    cluster.node(n).json(&["conflicts", "list"]).as_array().unwrap().clone()
-}
-
-/// Waits until these nodes list this many conflicts, the same ones.
-#[track_caller]
-fn wait_conflicts(cluster: &mut Cluster, nodes: &[usize], count: usize) {
-    let ids = |cluster: &Cluster, n: usize| {
-        let mut ids: Vec<_> =
-            conflicts(cluster, n).iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect();
-        ids.sort();
-        ids
-    };
-    cluster.wait_until(SOON, &format!("list of {count} conflicts"), |cluster| {
-        let all: Vec<_> = nodes.iter().map(|&n| ids(cluster, n)).collect();
-        let same = all.iter().all(|ids| ids.len() == count && *ids == all[0]);
-        if same { Ok(()) } else { Err(format!("{all:?}")) }
     });
 }
 

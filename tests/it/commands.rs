@@ -6,17 +6,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON, write};
 use crate::steps::{link, same_file};
-
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
 
 fn setup(nodes: usize) -> Setup {
     Setup::new().nodes(nodes).mount(MOUNT)
-}
-
-fn write(cluster: &Cluster, n: usize, name: &str, text: &str) {
-    fs::write(cluster.node(n).path(MOUNT).join(name), text).unwrap();
 }
 
 /// Runs a command that must end with `code` and say all of `words`.

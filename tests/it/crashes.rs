@@ -7,14 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON};
 use crate::steps::{chmod, gone, has, link, mkdir, same_file, set_attribute, set_time, write};
 use crate::tree::{Tree, describe};
 
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
 /// Nodes that die at a time, besides the one that writes.
 const VICTIMS: usize = 4;
 /// More than what comes along with an announcement.

@@ -6,17 +6,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::cases::{CASES, folder};
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON};
 use crate::steps::is_root;
 use crate::tree::describe;
-
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
 
 /// Runs a program, which must succeed.
 #[track_caller]

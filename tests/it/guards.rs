@@ -2,13 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Setup};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::files::SOON;
 
 /// More than the budget of `precious` files: 50.
 const FILES: usize = 80;

@@ -4,45 +4,13 @@
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON, at, gone, has, start, write};
 use crate::load::Random;
 
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
 /// Makes an index of some hundred pages.
 const FILES: usize = 800;
-
-fn at(cluster: &Cluster, n: usize, name: &str) -> PathBuf {
-    cluster.node(n).path(MOUNT).join(name)
-}
-
-fn write(cluster: &Cluster, n: usize, name: &str, text: &str) {
-    let path = at(cluster, n, name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-}
-
-#[track_caller]
-fn start(cluster: &mut Cluster, n: usize) {
-    cluster.node_mut(n).start();
-    cluster.wait_ready(n);
-}
-
-#[track_caller]
-fn has(cluster: &Cluster, nodes: &[usize], name: &str, text: &str) {
-    for &n in nodes {
-        assert_eq!(text, fs::read_to_string(at(cluster, n, name)).unwrap(), "{name} on node {n}");
-    }
-}
-
-#[track_caller]
-fn gone(cluster: &Cluster, nodes: &[usize], name: &str) {
-    for &n in nodes {
-        assert!(at(cluster, n, name).symlink_metadata().is_err(), "{name} is on node {n}");
-    }
-}
 
 fn index(cluster: &Cluster, n: usize) -> PathBuf {
     cluster.node(n).state().join("index").join(format!("{MOUNT}.db"))

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
-use crate::load::{Load, MOUNT, Random, conflicts};
+use crate::files::{MOUNT, conflicts};
+use crate::load::{Load, Random};
 
 const LATER: Duration = Duration::from_secs(300);
 
@@ -35,7 +36,7 @@ fn check_kills(kills: usize, seed: u64) {
     cluster.wait_in_sync(LATER);
     cluster.wait_equal(LATER);
     ledgers.check(&cluster, &all);
-    eprintln!("{} writes, {} conflicts", ledgers.writes(), conflicts(&cluster, 1));
+    eprintln!("{} writes, {} conflicts", ledgers.writes(), conflicts(&cluster, 1).len());
 }
 
 #[test]

@@ -23,12 +23,9 @@ use std::thread::{self, JoinHandle};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use serde_json::Value;
 
 use crate::cluster::Cluster;
-
-/// The mount they work in.
-pub(crate) const MOUNT: &str = "data";
+use crate::files::MOUNT;
 
 /// Numbers that look random; the same seed gives the same.
 pub(crate) struct Random(u64);
@@ -376,9 +373,4 @@ impl Ledgers {
             .collect();
         assert!(back.is_empty(), "came back: {back:?}");
     }
-}
-
-/// How many conflicts a node lists.
-pub(crate) fn conflicts(cluster: &Cluster, n: usize) -> usize {
-    cluster.node(n).json(&["conflicts", "list"]).as_array().map_or(0, Vec::<Value>::len)
 }

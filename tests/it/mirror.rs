@@ -11,11 +11,10 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::cases::{CASES, folder};
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON};
 use crate::tree::describe;
 
-const MOUNT: &str = "data";
 /// How long a change of a few files may take on a busy machine.
-const SOON: Duration = Duration::from_secs(60);
 /// How long many or large files may take.
 const LATER: Duration = Duration::from_secs(300);
 

@@ -6,19 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::files::{SOON, restart};
 
 fn later(cluster: &Cluster, n: usize) -> PathBuf {
     cluster.node(n).path("later")
-}
-
-/// Starts a node anew.
-#[track_caller]
-fn restart(cluster: &mut Cluster, n: usize) {
-    cluster.node_mut(n).stop();
-    cluster.node_mut(n).start();
-    cluster.wait_ready(n);
 }
 
 /// Adds a mount to the configuration of a node, which does not know it yet.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Setup};
-use crate::load::{Load, MOUNT};
+use crate::files::{MOUNT, SOON};
+use crate::load::Load;
 use crate::machines::Machines;
 
-const SOON: Duration = Duration::from_secs(60);
 const LATER: Duration = Duration::from_secs(300);
 
 /// Waits until a node says of another one that it is up, or down.

@@ -2,24 +2,18 @@
 //! nobody else waits for them.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON, at};
 use crate::machines::Machines;
 use crate::mirror::{assert_memory_is_bounded, write_noise};
 
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
 const LATER: Duration = Duration::from_secs(600);
 const MIB: u64 = 1 << 20;
-
-fn at(cluster: &Cluster, n: usize, name: &str) -> PathBuf {
-    cluster.node(n).path(MOUNT).join(name)
-}
 
 /// Bytes of the content that a node is fetching.
 fn fetched(cluster: &Cluster, n: usize) -> u64 {

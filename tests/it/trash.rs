@@ -10,9 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Setup};
-
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
+use crate::files::{MOUNT, SOON};
 
 fn cluster() -> Cluster {
     Cluster::start(&Setup::new().nodes(3).mount(MOUNT))

@@ -2,17 +2,15 @@
 //! directories that come and go faster than they can be watched.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, Setup};
+use crate::files::{MOUNT, SOON, at};
 use crate::steps::is_root;
 
-const MOUNT: &str = "data";
-const SOON: Duration = Duration::from_secs(60);
 const LATER: Duration = Duration::from_secs(600);
 
 fn watched_by(backend: &str) -> Cluster {
@@ -26,10 +24,6 @@ fn backends() -> Vec<&'static str> {
     }
     eprintln!("skipped for fanotify, which needs privileges");
     vec!["inotify"]
-}
-
-fn at(cluster: &Cluster, n: usize, name: &str) -> PathBuf {
-    cluster.node(n).path(MOUNT).join(name)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::plugin::{Report, State};
 use super::range::Range;
-use crate::cli::words::{age, count, plural, seconds};
+use crate::cli::words::{age, conflicts_over, count, plural, seconds, trash_over};
 use crate::control::types::{
     GuardKind, MountState, MountStatus, NodeStatus, PeerStatus, StatusReply, VerifiedStatus,
 };
@@ -75,6 +75,9 @@ pub(in crate::cli) fn replication(
     }
     report.tell("problems", problems as f64, "");
     conflicts(&mut report, status);
+    for text in mounts.iter().filter_map(|mount| trash_over(mount)) {
+        report.find(State::Warning, text);
+    }
     let identical = mounts.iter().filter(|mount| mount.in_sync).count();
     report.tell("mounts_in_sync", identical as f64, "");
     report.tell("mounts", mounts.len() as f64, "");
@@ -115,6 +118,9 @@ fn conflicts(report: &mut Report, status: &StatusReply) {
     if status.conflicts > 0 {
         let number = plural(usize::try_from(status.conflicts).unwrap_or(usize::MAX), "conflict");
         report.find(State::Warning, format!("{number} kept; see `trefoil conflicts list`"));
+    }
+    if let Some(text) = conflicts_over(status) {
+        report.find(State::Warning, text);
     }
     report.tell("conflicts", status.conflicts as f64, "");
 }

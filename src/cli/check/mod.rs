@@ -76,7 +76,8 @@ struct Common {
 /// Are the replicas compared and equal, how far are the others behind, is anything halted?
 ///
 /// CRITICAL: a mount is halted, or differs for five seconds while nothing is on its way. WARNING: a
-/// mount is paused or not compared with a node, a path has a problem, a conflict is kept. Lag is that of
+/// mount is paused or not compared with a node, a path has a problem, a conflict is kept, the conflict
+/// store or a trash is larger than it may be. Lag is that of
 /// the node that is farthest behind; a node that is down is behind too.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\

@@ -184,3 +184,20 @@ fn what_cannot_be_checked_is_unknown() {
     3
     "#);
 }
+
+#[test]
+fn what_is_kept_aside_and_is_too_large_is_a_warning() {
+    let mut large = status();
+    large.conflicts_size = KeptSize { bytes: 5 << 30, bytes_max: Some(5 << 30) };
+    assert!(check("replication", &large).contains("REPLICATION OK"));
+    large.conflicts_size.bytes = 6 << 30;
+    large.mounts[0].trash_size = Some(KeptSize { bytes: 3 << 20, bytes_max: Some(2 << 20) });
+    assert_snapshot!(check("replication -v", &large), @r#"
+    TREFOIL REPLICATION WARNING: the conflict store takes up 6.0 GiB, more than the 5.0 GiB of `conflicts_max`; what is younger than 7 days stays (and 1 more) | lag=0s;60;300 lag_changes=0 problems=0 conflicts=0 mounts_in_sync=2 mounts=2
+    2 mounts identical on 3 nodes, compared 2 s ago
+    WARNING: the conflict store takes up 6.0 GiB, more than the 5.0 GiB of `conflicts_max`; what is younger than 7 days stays
+    WARNING: the trash of mount media takes up 3.0 MiB, more than the 2.0 MiB of `trash_max`; what is younger than 3 days stays
+    1
+    "#);
+    assert!(!check("replication --mount var -v", &large).contains("trash_max"));
+}

@@ -12,9 +12,9 @@ use super::*;
 use crate::{
     config::Surroundings,
     control::types::{
-        ConflictStatus, Difference, GuardKind, GuardStatus, MountState, MountStatus, NodeStatus,
-        PeerStatus, ProblemStatus, StatusReply, TrashCopy, TrashItem, VerifyMount, VerifyNode,
-        VerifyReply, WaitMount, WaitNode, WaitNodes, WaitReply,
+        ConflictStatus, Difference, GuardKind, GuardStatus, KeptSize, MountState, MountStatus,
+        NodeStatus, PeerStatus, ProblemStatus, StatusReply, TrashCopy, TrashItem, VerifyMount,
+        VerifyNode, VerifyReply, WaitMount, WaitNode, WaitNodes, WaitReply,
     },
 };
 
@@ -76,6 +76,7 @@ fn mount(name: &str) -> MountStatus {
         verified: None,
         verified_deep: None,
         index_set_aside: false,
+        trash_size: None,
     }
 }
 
@@ -91,6 +92,7 @@ fn status() -> StatusReply {
         nodes: vec![node("w1", true), node("w2", false), node("w3", false)],
         mounts: vec![mount("media"), mount("var")],
         conflicts: 0,
+        conflicts_size: KeptSize::default(),
         guards: Vec::new(),
     }
 }
@@ -197,6 +199,8 @@ fn a_status_with_trouble_says_what_to_do() {
     let mut status = status();
     status.in_sync = false;
     status.conflicts = 2;
+    status.conflicts_size = KeptSize { bytes: 6 << 30, bytes_max: Some(5 << 30) };
+    status.mounts[1].trash_size = Some(KeptSize { bytes: 3 << 20, bytes_max: Some(2 << 20) });
     status.guards.push(GuardStatus {
         mount: "media".to_owned(),
         kind: GuardKind::Mount,
@@ -226,6 +230,8 @@ fn a_status_with_trouble_says_what_to_do() {
       mount var differs on w2; find out with `trefoil verify --mount var`
       3 paths have problems; see below
       2 conflicts are kept; see `trefoil conflicts list`
+      the conflict store takes up 6.0 GiB, more than the 5.0 GiB of `conflicts_max`; what is younger than 7 days stays
+      the trash of mount var takes up 3.0 MiB, more than the 2.0 MiB of `trash_max`; what is younger than 3 days stays
 
     node w1 (00000000000000w1), release 0.1.0, up 3 h, cluster c1
 
@@ -412,6 +418,8 @@ fn the_configuration_is_explained() {
       advertises  127.0.0.1:7440
       control     /run/trefoil/control.sock
       HTTP        none
+      conflicts   at most 10% of the disk
+      trash       at most 20% of the disk of each mount
 
     mount var: /srv/var
       no preset, watch auto

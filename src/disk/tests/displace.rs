@@ -333,3 +333,85 @@ fn a_place_in_the_trash_leads_nowhere_else() {
     }
     assert!(TrashPlace::parse(b"7/x").is_some());
 }
+
+/// Puts 100,000 bytes into the trash as if that had been so many days ago.
+fn plant(f: &Fixture, unique: u64, days_ago: u64) {
+    let secs = now() - days_ago * DAY;
+    let day = f.path(".trefoil/trash").join((secs / DAY).to_string());
+    std::fs::create_dir_all(&day).unwrap();
+    let note = TrashNote { keep_secs: 30 * DAY, ..note(unique) }.encode();
+    std::fs::write(day.join(format!("v2-{unique:x}-{secs:x}-{note}f")), [7; 100_000]).unwrap();
+}
+
+#[test]
+fn a_trash_that_is_too_large_loses_the_oldest_and_nothing_young() {
+    let f = fixture();
+    for (unique, days_ago) in [(1, 20), (2, 20), (3, 10), (4, 5), (5, 1), (6, 0)] {
+        plant(&f, unique, days_ago);
+    }
+    let left = || {
+        let mut ids: Vec<_> = trashed(&f.mount).unwrap().iter().map(|one| one.id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let limit = |bytes_max, days_ago| {
+        let before = Duration::from_secs(now() - days_ago * DAY);
+        limit_trash(&f.mount, bytes_max, before).unwrap()
+    };
+    let all = limit(u64::MAX, 0);
+    assert_eq!((6, 0), (left().len(), all.removed));
+    assert!(all.bytes >= 600_000, "{all:?}");
+    assert_eq!(TrashSize { bytes: all.bytes, removed: 0 }, limit(all.bytes, 0));
+    // As few as do: three of six.
+    let half = limit(all.bytes / 2, 3);
+    assert_eq!((vec![4, 5, 6], 3), (left(), half.removed));
+    assert!(half.bytes <= all.bytes / 2 && half.bytes >= 300_000, "{half:?}");
+    let young = limit(0, 3);
+    assert_eq!((vec![5, 6], 1), (left(), young.removed));
+    assert!(young.bytes >= 200_000, "what is too much and stays is told: {young:?}");
+    // Empty days go with what has expired.
+    assert_eq!(0, expire_trash(&f.mount, now()).unwrap());
+    assert_eq!(2, f.own("trash").len());
+}
+
+#[test]
+fn a_loser_is_taken_out_of_the_conflict_store_with_all_that_it_had() {
+    let (f, folder) = (fixture(), tempfile::tempdir().unwrap());
+    f.write("a", b"loser");
+    if !set_xattr(&f.path("a"), "user.a", b"1") {
+        return;
+    }
+    set_xattr(&f.path("a"), "system.posix_acl_access", &acl(0o640, 1234));
+    let was = f.entry("a").0;
+    let displaced = Displaced::Keep(KeptId::parse("one").unwrap());
+    assert!(done(&f.apply_over(ApplyRequest { displaced, ..delete(b"a") })));
+    let kept = folder.path().join("one");
+    move_out(&f.path(".trefoil/kept/one"), &kept).unwrap();
+    let (entry, source) = take_kept(&kept, &f.mount).unwrap().unwrap();
+    assert_eq!(was, entry);
+    f.check_done(request(b"a", Some(entry), source));
+    assert_eq!(None, take_kept(&folder.path().join("two"), &f.mount).unwrap());
+}
+
+#[test]
+fn a_loser_keeps_its_attributes_on_its_way_to_another_file_system() {
+    let f = fixture();
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+    let (from, to) = (f.path("a"), folder.path().join("a"));
+    f.write("a", b"loser");
+    let takes = |path: &Path| set_xattr(path, "user.a", b"1");
+    std::fs::write(&to, b"").unwrap();
+    if device(&from) == device(&to) || !takes(&from) || !takes(&to) {
+        return;
+    }
+    std::fs::remove_file(&to).unwrap();
+    set_mode(&from, 0o640);
+    let was = f.entry("a").0;
+    move_out(&from, &to).unwrap();
+    assert_eq!(was, take_kept(&to, &f.mount).unwrap().unwrap().0);
+    assert!(from.symlink_metadata().is_err());
+}
+
+fn device(path: &Path) -> u64 {
+    std::fs::symlink_metadata(path).unwrap().dev()
+}

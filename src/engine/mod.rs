@@ -22,6 +22,7 @@ pub mod clock;
 mod fetch;
 pub mod fingerprint;
 mod guard;
+mod held;
 mod incoming;
 mod local;
 mod look;

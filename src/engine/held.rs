@@ -40,6 +40,7 @@ impl Engine {
                 incoming.hold(source, path.clone());
             }
         }
+        self.park(path);
         true
     }
 

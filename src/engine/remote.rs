@@ -43,7 +43,7 @@ impl Engine {
 
     /// The peer's sequences mean nothing any more. What it alone had announced is in nobody's
     /// index: if the peer still has it, it announces it anew.
-    fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
+    pub(super) fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
         let Some(slot) = self.slots.get_mut(path) else { return };
         let Some(want) = slot.want.as_deref_mut() else { return };
         if want.forget(peer) {
@@ -103,8 +103,10 @@ impl Engine {
             slot.want = Some(Box::new(Want { content, ..want }));
             return;
         };
-        if let Some(older) = want.sources.get(&from).filter(|older| older.sequence.0 > 0) {
-            source.first = older.first;
+        if let Some(older) = want.sources.get(&from) {
+            if older.sequence.0 > 0 {
+                source.first = older.first;
+            }
             if source.sequence == Sequence(0) {
                 // Ahead of its next turn: the one it had is still to be done.
                 source = Source { record: source.record, ..older.clone() };
@@ -164,6 +166,7 @@ impl Engine {
         if self.is_held(path) {
             return;
         }
+        self.unpark(path);
         let Some(slot) = self.slots.get_mut(path) else { return };
         slot.busy = Busy::Considering;
         let children_max = self.leaving.get(path).copied().unwrap_or_default() + 1;
@@ -291,6 +294,7 @@ impl Engine {
             want.retry_ms = now.monotonic_ms + in_ms;
             self.timers.insert((want.retry_ms, path.clone()));
         }
+        self.park(path);
     }
 
     /// Whether the directory is being made in the group that is being handed out.
@@ -305,6 +309,18 @@ impl Engine {
         }
         if let Some(parent) = path.parent() {
             self.parents.entry(parent).or_default().insert(path.clone());
+        }
+        self.park(path);
+    }
+
+    fn stop_waiting_for_parent(&mut self, path: &RelPath) {
+        let parent = if self.parents.is_empty() { None } else { path.parent() };
+        let Some(parent) = parent else { return };
+        if let Some(paths) = self.parents.get_mut(&parent) {
+            paths.remove(path);
+            if paths.is_empty() {
+                self.parents.remove(&parent);
+            }
         }
     }
 
@@ -431,6 +447,10 @@ impl Engine {
         };
         self.wants -= 1;
         self.problems.solve(path);
+        if let Some(place) = want.queued {
+            self.fetches.forget(place);
+        }
+        self.stop_waiting_for_parent(path);
         for (&(peer, lane), source) in &want.sources {
             if let Some(incoming) = self.peers.get_mut(&peer) {
                 incoming.remove(lane, source);

@@ -188,7 +188,7 @@ impl Actor {
         // What is being made visible is noted before the end.
         self.input(Input::Stopped(true))?;
         while self.applying > 0 {
-            let batch = self.inbox.take(TURN_MAX, 0);
+            let batch = self.inbox.take(TURN_MAX, 0, |_, _| false);
             self.take_turn(batch)?;
         }
         self.index.commit()?;
@@ -200,18 +200,13 @@ impl Actor {
 
     /// Waits until something happens, and does what follows.
     pub(super) fn turn(&mut self) -> Result<(), IndexError> {
-        let batch = self.inbox.take(self.wait(), self.room());
+        // While many are being applied, those after them wait where they are: at their sender.
+        let room = limits::APPLY_GROUP_MAX.saturating_sub(self.applying);
+        let may = |peer, express| {
+            self.engine.reads(peer, if express { Lane::Urgent } else { Lane::Normal })
+        };
+        let batch = self.inbox.take(self.wait(), room, may);
         self.take_turn(batch)
-    }
-
-    /// How many records can be taken in. While many are being applied, those after them wait where
-    /// they are: at their sender.
-    fn room(&self) -> usize {
-        if self.engine.is_full() {
-            0
-        } else {
-            limits::APPLY_GROUP_MAX.saturating_sub(self.applying)
-        }
     }
 
     pub(super) fn start(&mut self) -> Result<(), IndexError> {

@@ -103,6 +103,18 @@ impl Actor {
         self.input(Input::PeerRemoved(peer))
     }
 
+    /// Links anew those whose announcements were let go, so that they come again.
+    pub(super) fn ask_again(&mut self) {
+        let now = self.now();
+        for (&id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.greeted) {
+            if self.engine.asks_again(now, id) {
+                tracing::info!(mount = self.place.name, peer = %id, "asks again for what was let go");
+                peer.greeted = false;
+                peer.link.renew();
+            }
+        }
+    }
+
     fn say(&self, link: &LinkHandle, message: ControlMessage) {
         if let Err(error) = link.send_control(message) {
             let error = &error as &dyn std::error::Error;

@@ -29,7 +29,7 @@ impl net::Handler for Handler {
                 self.0.set_link(peer, None);
                 for actor in self.0.actors() {
                     // Positions that a later link starts from do not count these.
-                    actor.inbox.drop_bulk(|bulk| bulk.peer == peer);
+                    actor.inbox.drop_bulk(peer);
                     actor.inbox.push(Event::Down { peer });
                 }
             }
@@ -51,7 +51,7 @@ impl net::Handler for Handler {
             NetEvent::Announce { peer, mount, lane, announce } => {
                 if let Some(actor) = self.0.actor(&mount) {
                     let express = lane == Lane::Urgent;
-                    actor.inbox.push_bulk(Bulk { peer, lane, announce }, express).await;
+                    actor.inbox.push_bulk(peer, Bulk { peer, lane, announce }, express).await;
                 }
             }
             NetEvent::MembersChanged => self.0.members_changed(),

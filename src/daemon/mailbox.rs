@@ -2,15 +2,19 @@
 //!
 //! Answers to what was handed out are bounded by what is handed out at a time, so they never wait.
 //! Announcements and messages of peers wait for room: their senders are held up, which is the
-//! backpressure.
+//! backpressure. Announcements have room for each peer apart, and peers take turns: one whose
+//! announcements are not taken, or who never stops, holds up itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-/// Announcements that wait for the control thread at most.
+use crate::model::NodeId;
+
+/// Announcements of one peer that wait for the control thread at most, and urgent ones besides.
 const BULK_MAX: usize = 8;
 
 /// Messages of peers that wait for the control thread at most. They come on one stream for all mounts
@@ -25,8 +29,6 @@ const BATCH_MAX: usize = 256;
 pub(super) struct Mailbox<E, B> {
     queues: Mutex<Queues<E, B>>,
     ready: Condvar,
-    room: Arc<Semaphore>,
-    express_room: Arc<Semaphore>,
     message_room: Arc<Semaphore>,
     /// How many records an announcement has.
     weigh: fn(&B) -> usize,
@@ -37,11 +39,70 @@ pub(super) struct Mailbox<E, B> {
 #[derive(Debug)]
 struct Queues<E, B> {
     events: VecDeque<E>,
-    /// Small and always taken: bulk never delays it.
-    express: VecDeque<B>,
-    bulk: VecDeque<B>,
+    peers: BTreeMap<NodeId, Lines<B>>,
+    /// Whose bulk was taken last.
+    last: NodeId,
     /// Something without a message of its own happened.
     woken: bool,
+    closed: bool,
+}
+
+/// What one peer announced.
+#[derive(Debug)]
+struct Lines<B> {
+    /// Small, and taken before the rest: bulk never delays it.
+    express: Line<B>,
+    bulk: Line<B>,
+}
+
+/// Announcements in order, and room for more.
+#[derive(Debug)]
+struct Line<B> {
+    waiting: VecDeque<B>,
+    room: Arc<Semaphore>,
+}
+
+impl<B> Lines<B> {
+    fn new(closed: bool) -> Self {
+        Self { express: Line::new(closed), bulk: Line::new(closed) }
+    }
+
+    fn line(&mut self, express: bool) -> &mut Line<B> {
+        if express { &mut self.express } else { &mut self.bulk }
+    }
+}
+
+impl<B> Line<B> {
+    fn new(closed: bool) -> Self {
+        let room = Arc::new(Semaphore::new(BULK_MAX));
+        if closed {
+            room.close();
+        }
+        Self { waiting: VecDeque::new(), room }
+    }
+
+    fn pop(&mut self) -> Option<B> {
+        let first = self.waiting.pop_front()?;
+        self.room.add_permits(1);
+        Some(first)
+    }
+}
+
+impl<E, B> Queues<E, B> {
+    fn lines(&mut self, peer: NodeId) -> &mut Lines<B> {
+        let closed = self.closed;
+        self.peers.entry(peer).or_insert_with(|| Lines::new(closed))
+    }
+
+    /// Whose turn it is of those who have bulk that may be taken.
+    fn next(&self, may: impl Fn(NodeId, bool) -> bool) -> Option<NodeId> {
+        let after = self.peers.range((Excluded(self.last), Unbounded));
+        let mut turns = after.chain(self.peers.range(..=self.last));
+        let has = |(peer, lines): &(&NodeId, &Lines<B>)| {
+            !lines.bulk.waiting.is_empty() && may(**peer, false)
+        };
+        turns.find(has).map(|(peer, _)| *peer)
+    }
 }
 
 /// What the control thread takes at a time.
@@ -55,15 +116,14 @@ impl<E, B> Mailbox<E, B> {
     pub(super) fn new(weigh: fn(&B) -> usize, is_message: fn(&E) -> bool) -> Self {
         let queues = Queues {
             events: VecDeque::new(),
-            express: VecDeque::new(),
-            bulk: VecDeque::new(),
+            peers: BTreeMap::new(),
+            last: NodeId(0),
             woken: false,
+            closed: false,
         };
         Self {
             queues: Mutex::new(queues),
             ready: Condvar::new(),
-            room: Arc::new(Semaphore::new(BULK_MAX)),
-            express_room: Arc::new(Semaphore::new(BULK_MAX)),
             message_room: Arc::new(Semaphore::new(MESSAGES_MAX)),
             weigh,
             is_message,
@@ -90,8 +150,13 @@ impl<E, B> Mailbox<E, B> {
 
     /// The reader is gone: nobody waits for room any more.
     pub(super) fn close(&self) {
-        self.room.close();
-        self.express_room.close();
+        let mut queues = self.lock();
+        queues.closed = true;
+        for lines in queues.peers.values() {
+            lines.express.room.close();
+            lines.bulk.room.close();
+        }
+        drop(queues);
         self.message_room.close();
     }
 
@@ -101,39 +166,40 @@ impl<E, B> Mailbox<E, B> {
         self.ready.notify_one();
     }
 
-    /// Puts an announcement behind the others of its kind once there is room.
-    pub(super) async fn push_bulk(&self, bulk: B, express: bool) {
-        let room = if express { &self.express_room } else { &self.room };
+    /// Puts an announcement behind the others of its peer and kind once there is room.
+    pub(super) async fn push_bulk(&self, peer: NodeId, bulk: B, express: bool) {
+        let room = self.lock().lines(peer).line(express).room.clone();
         // Closed only when nobody reads any more.
         if let Ok(permit) = room.acquire().await {
             permit.forget();
         }
-        let mut queues = self.lock();
-        let queue = if express { &mut queues.express } else { &mut queues.bulk };
-        queue.push_back(bulk);
-        drop(queues);
+        self.lock().lines(peer).line(express).waiting.push_back(bulk);
         self.ready.notify_one();
     }
 
-    /// Takes announcements out that mean nothing any more.
-    pub(super) fn drop_bulk(&self, mut useless: impl FnMut(&B) -> bool) {
-        let mut queues = self.lock();
-        let before = (queues.express.len(), queues.bulk.len());
-        queues.express.retain(|bulk| !useless(bulk));
-        queues.bulk.retain(|bulk| !useless(bulk));
-        self.express_room.add_permits(before.0 - queues.express.len());
-        self.room.add_permits(before.1 - queues.bulk.len());
+    /// Takes out what a peer announced that means nothing any more: nothing more of it is on the way.
+    pub(super) fn drop_bulk(&self, peer: NodeId) {
+        self.lock().peers.remove(&peer);
     }
 
-    /// Waits until there is something, or for `at_most`, and takes it. Of the announcements that
-    /// may be late, those with `room` records together are taken, and none without room; one is
-    /// never cut, so the last may have more.
-    pub(super) fn take(&self, at_most: Duration, room: usize) -> Batch<E, B> {
+    /// Waits until there is something, or for `at_most`, and takes it. Of the announcements those
+    /// are taken that `may` be, by their peer and whether they are express. Of those that may be
+    /// late, as many as have `room` records together are taken, one after the other of each peer,
+    /// and none without room; one is never cut, so the last may have more.
+    pub(super) fn take(
+        &self,
+        at_most: Duration,
+        room: usize,
+        may: impl Fn(NodeId, bool) -> bool,
+    ) -> Batch<E, B> {
+        let urges = |(peer, lines): (&NodeId, &Lines<B>)| {
+            !lines.express.waiting.is_empty() && may(*peer, true)
+        };
         let nothing = |queues: &mut Queues<E, B>| {
             queues.events.is_empty()
-                && queues.express.is_empty()
                 && !queues.woken
-                && (room == 0 || queues.bulk.is_empty())
+                && !queues.peers.iter().any(urges)
+                && (room == 0 || queues.next(&may).is_none())
         };
         let waited = self.ready.wait_timeout_while(self.lock(), at_most, nothing);
         let (mut queues, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -142,15 +208,18 @@ impl<E, B> Mailbox<E, B> {
         let events: Vec<E> = queues.events.drain(..count).collect();
         self.message_room
             .add_permits(events.iter().filter(|event| (self.is_message)(event)).count());
-        let mut bulk: Vec<_> = queues.express.drain(..).collect();
-        self.express_room.add_permits(bulk.len());
+        let mut bulk = Vec::new();
+        for (_, lines) in queues.peers.iter_mut().filter(|(peer, _)| may(**peer, true)) {
+            bulk.extend(std::iter::from_fn(|| lines.express.pop()));
+        }
         let mut taken = 0;
         while taken < room
-            && let Some(next) = queues.bulk.pop_front()
+            && let Some(peer) = queues.next(&may)
         {
+            queues.last = peer;
+            let Some(next) = queues.lines(peer).bulk.pop() else { break };
             taken += (self.weigh)(&next).max(1);
             bulk.push(next);
-            self.room.add_permits(1);
         }
         drop(queues);
         Batch { events, bulk }
@@ -161,40 +230,50 @@ impl<E, B> Mailbox<E, B> {
 mod tests {
     use super::*;
 
+    const ONE: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+
+    fn all(_: NodeId, _: bool) -> bool {
+        true
+    }
+
+    fn run<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
     #[test]
     fn announcements_wait_for_room_and_events_do_not() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mailbox = Mailbox::<u32, u32>::new(|_| 1, |_| true);
-        runtime.block_on(async {
+        let take = |room| mailbox.take(Duration::ZERO, room, all);
+        run(async {
             for n in 0..u32::try_from(BULK_MAX).unwrap() {
-                mailbox.push_bulk(n, false).await;
+                mailbox.push_bulk(ONE, n, false).await;
             }
-            let mut blocked = Box::pin(mailbox.push_bulk(99, false));
+            let mut blocked = Box::pin(mailbox.push_bulk(ONE, 99, false));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(1);
-            let batch = mailbox.take(Duration::ZERO, 0);
+            let batch = take(0);
             assert_eq!((vec![1], 0), (batch.events, batch.bulk.len()));
-            mailbox.push_bulk(50, true).await;
-            assert_eq!(vec![50], mailbox.take(Duration::ZERO, 0).bulk);
-            assert_eq!(vec![0], mailbox.take(Duration::ZERO, 1).bulk);
+            mailbox.push_bulk(ONE, 50, true).await;
+            assert_eq!(vec![50], take(0).bulk);
+            assert_eq!(vec![0], take(1).bulk);
             blocked.await;
             for n in 1..u32::try_from(BULK_MAX).unwrap() {
-                assert_eq!(vec![n], mailbox.take(Duration::ZERO, 1).bulk);
+                assert_eq!(vec![n], take(1).bulk);
             }
-            assert_eq!(vec![99], mailbox.take(Duration::ZERO, 1).bulk);
+            assert_eq!(vec![99], take(1).bulk);
         });
     }
 
     #[test]
     fn announcements_are_taken_while_there_is_room_for_their_records() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mailbox = Mailbox::<(), usize>::new(|&records| records, |()| false);
-        runtime.block_on(async {
+        run(async {
             for records in [0, 2, 3, 4, 5] {
-                mailbox.push_bulk(records, false).await;
+                mailbox.push_bulk(ONE, records, false).await;
             }
         });
-        let take = |room| mailbox.take(Duration::ZERO, room).bulk;
+        let take = |room| mailbox.take(Duration::ZERO, room, all).bulk;
         assert_eq!(vec![0, 2], take(3), "one without records counts as one");
         assert_eq!(vec![3, 4], take(4), "the last one is not cut");
         assert!(take(0).is_empty());
@@ -202,19 +281,45 @@ mod tests {
     }
 
     #[test]
+    fn peers_take_turns_and_one_that_is_not_read_holds_up_itself() {
+        let mailbox = Mailbox::<(), u32>::new(|_| 1, |()| false);
+        let take =
+            |room, may: fn(NodeId, bool) -> bool| mailbox.take(Duration::ZERO, room, may).bulk;
+        run(async {
+            for n in 0..u32::try_from(BULK_MAX).unwrap() {
+                mailbox.push_bulk(ONE, n, false).await;
+                mailbox.push_bulk(ONE, 100 + n, true).await;
+            }
+            for n in 50..53 {
+                mailbox.push_bulk(OTHER, n, false).await;
+            }
+            assert!(take(9, |_, _| false).is_empty());
+            assert_eq!(vec![50], take(1, |peer, _| peer == OTHER));
+            assert_eq!((100..108).collect::<Vec<_>>(), take(9, |_, express| express));
+            assert_eq!(vec![0, 51, 1, 52, 2], take(5, all));
+            mailbox.drop_bulk(ONE);
+            assert!(take(9, all).is_empty());
+            mailbox.close();
+            for n in 0..20 {
+                mailbox.push_bulk(NodeId(3), n, false).await;
+            }
+        });
+    }
+
+    #[test]
     fn messages_of_peers_wait_for_room_and_answers_do_not() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mailbox = Mailbox::<u32, ()>::new(|()| 1, |&event| event > 0);
-        runtime.block_on(async {
+        let take = || mailbox.take(Duration::ZERO, 0, all);
+        run(async {
             for n in 1..=u32::try_from(MESSAGES_MAX).unwrap() {
                 mailbox.push_message(n).await;
             }
             let mut blocked = Box::pin(mailbox.push_message(99));
             assert!(futures_now(&mut blocked).await.is_none());
             mailbox.push(0);
-            assert_eq!(BATCH_MAX, mailbox.take(Duration::ZERO, 0).events.len());
+            assert_eq!(BATCH_MAX, take().events.len());
             blocked.await;
-            while !mailbox.take(Duration::ZERO, 0).events.is_empty() {}
+            while !take().events.is_empty() {}
             assert_eq!(MESSAGES_MAX, mailbox.message_room.available_permits());
         });
     }

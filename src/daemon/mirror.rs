@@ -462,6 +462,7 @@ impl Actor {
             let looks = reads.by_ref().take(LOOKS_PER_JOB).collect();
             drop(self.workers.jobs.send(Job::Read(looks)));
         }
+        self.ask_again();
         self.send_fresh()?;
         self.pump_all()?;
         self.send_done();

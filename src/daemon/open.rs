@@ -21,7 +21,7 @@ use crate::disk::watch::Watcher;
 use crate::disk::{self, Mount, MountError, MountOptions};
 use crate::engine::{Engine, Setup};
 use crate::index::{Boot, Index, IndexError};
-use crate::model::{Incarnation, Sequence};
+use crate::model::{Incarnation, Sequence, limits};
 
 /// How often a mount that is not there is looked for.
 const RETRY: Duration = Duration::from_secs(1);
@@ -208,6 +208,7 @@ fn setup(place: &Place, shared: &Shared, mount: &Mount, index: &Index) -> Result
         joining: others > 0 && !index.is_scanned()?,
         last_counter: index.last_counter().saturating_add(random()? % COUNTER_STEP),
         held_classes: index.held_classes()?,
+        share: limits::SHARE_MAX,
     })
 }
 

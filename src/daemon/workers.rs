@@ -287,7 +287,7 @@ mod tests {
         }
         drop(groups);
         apply(&queue, &mount, &inbox, &journal);
-        let events = inbox.take(Duration::ZERO, 0).events;
+        let events = inbox.take(Duration::ZERO, 0, |_, _| false).events;
         let [Event::Applied(outcomes)] = &events[..] else { panic!("{events:?}") };
         assert_eq!(3, outcomes.len());
         assert_eq!(3, Boot::left(&path).unwrap().visible.len());

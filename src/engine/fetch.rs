@@ -1,12 +1,99 @@
 //! Content of wanted records: what is not at hand is fetched, a limited number at a time, each time
 //! from another one of those who may have it.
+//!
+//! Peers take turns, and the more one has under way the more it leaves free: those who never answer
+//! keep no one else's content waiting.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use super::clock::Now;
 use super::policy::Policy;
 use super::problem::backoff_ms;
 use super::want::{Content, Waits, Want};
 use super::{Engine, Output};
-use crate::model::{ContentId, Entry, Record, RelPath, limits};
+use crate::model::{ContentId, Entry, NodeId, Record, RelPath, limits};
+
+/// Whom a fetch is counted with: who is to be asked first, if anybody is known.
+type From = Option<NodeId>;
+
+/// Fetches under way, and wants that wait for one.
+#[derive(Debug, Default)]
+pub(super) struct Fetches {
+    flying: Vec<(RelPath, ContentId, From)>,
+    /// In the order in which they came. None is empty.
+    waiting: BTreeMap<From, BTreeMap<u64, RelPath>>,
+    next_order: u64,
+    /// Whose turn it was last.
+    last: From,
+}
+
+impl Fetches {
+    fn free(&self) -> usize {
+        limits::FETCHES_IN_FLIGHT_MAX.saturating_sub(self.flying.len())
+    }
+
+    fn of(&self, from: From) -> usize {
+        self.flying.iter().filter(|(_, _, other)| *other == from).count()
+    }
+
+    /// One peer alone has half of all, which is what a link carries at a time; a further one always
+    /// finds some free.
+    fn has_room(&self, from: From) -> bool {
+        self.of(from) < self.free()
+    }
+
+    fn begin(&mut self, path: RelPath, content: ContentId, from: From) {
+        self.flying.push((path, content, from));
+    }
+
+    fn end(&mut self, path: &RelPath, content: ContentId) {
+        let at = self.flying.iter().position(|(p, c, _)| p == path && *c == content);
+        if let Some(at) = at {
+            self.flying.swap_remove(at);
+        }
+    }
+
+    /// Puts a path behind the others; gives its place.
+    fn queue(&mut self, path: RelPath, from: From) -> (From, u64) {
+        let order = self.next_order;
+        self.next_order += 1;
+        self.waiting.entry(from).or_default().insert(order, path);
+        (from, order)
+    }
+
+    /// The want that waits there is gone.
+    pub(super) fn forget(&mut self, (from, order): (From, u64)) {
+        if let Some(paths) = self.waiting.get_mut(&from) {
+            paths.remove(&order);
+            if paths.is_empty() {
+                self.waiting.remove(&from);
+            }
+        }
+    }
+
+    /// Takes out as many as there is room for. They are counted only once they are looked at.
+    fn take(&mut self) -> Vec<RelPath> {
+        let mut taken = Vec::new();
+        let mut free = self.free();
+        let mut counts = BTreeMap::<From, usize>::new();
+        while free > 0 && !self.waiting.is_empty() {
+            let count = |from: &From| counts.get(from).copied().unwrap_or_else(|| self.of(*from));
+            let after = self.waiting.range((Excluded(self.last), Unbounded));
+            let mut turns = after.chain(self.waiting.range(..=self.last)).map(|(from, _)| *from);
+            let Some(from) = turns.find(|from| count(from) < free) else { break };
+            counts.insert(from, count(&from) + 1);
+            free -= 1;
+            self.last = from;
+            let first = self.waiting.get_mut(&from).and_then(BTreeMap::pop_first);
+            taken.extend(first.map(|(_, path)| path));
+            if self.waiting.get(&from).is_some_and(BTreeMap::is_empty) {
+                self.waiting.remove(&from);
+            }
+        }
+        taken
+    }
+}
 
 impl Engine {
     pub(super) fn missing_content(
@@ -23,20 +110,20 @@ impl Engine {
     }
 
     pub(super) fn fetch(&mut self, path: &RelPath, content: ContentId, size: u64) {
-        let full = self.fetches >= limits::FETCHES_IN_FLIGHT_MAX;
         let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) else {
             return;
         };
-        if want.content == Content::Fetching {
+        if want.content == Content::Fetching || want.queued.is_some() {
             return;
         }
-        if full {
-            self.fetches_waiting.push_back(path.clone());
+        let peers = want.holders(content);
+        let from = peers.first().copied();
+        if !self.fetches.has_room(from) {
+            want.queued = Some(self.fetches.queue(path.clone(), from));
             return;
         }
         want.content = Content::Fetching;
-        self.fetches += 1;
-        let peers = want.holders(content);
+        self.fetches.begin(path.clone(), content, from);
         let lane = Policy::lane(self.class(path));
         self.outputs.push_back(Output::Fetch { path: path.clone(), content, size, peers, lane });
     }
@@ -48,7 +135,7 @@ impl Engine {
         content: ContentId,
         result: Result<(), String>,
     ) {
-        self.fetches -= 1;
+        self.fetches.end(path, content);
         let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut());
         let wanted = |want: &&mut Want| want.content == Content::Fetching;
         if let Some(want) = want.filter(wanted) {
@@ -72,11 +159,12 @@ impl Engine {
         self.next_fetches(now);
     }
 
-    /// Looks at as many waiting wants as there are free fetches. They are counted only once they
-    /// are considered, so this is not repeated until there is room.
+    /// Looks at as many waiting wants as there are free fetches.
     pub(super) fn next_fetches(&mut self, now: Now) {
-        for _ in self.fetches..limits::FETCHES_IN_FLIGHT_MAX {
-            let Some(next) = self.fetches_waiting.pop_front() else { return };
+        for next in self.fetches.take() {
+            if let Some(want) = self.slots.get_mut(&next).and_then(|slot| slot.want.as_mut()) {
+                want.queued = None;
+            }
             self.step(now, &next);
         }
     }

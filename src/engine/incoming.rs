@@ -3,6 +3,7 @@
 //! Gives the durable position per lane (the acknowledgement) and says when an ordered record may
 //! become visible. The peer's sequences are unique over its lanes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::want::Source;
@@ -16,6 +17,34 @@ pub(super) enum Strictness {
     /// The removal of a directory: all of it has arrived, so that it is known which children the
     /// one who removed it had seen go.
     Arrived,
+}
+
+/// What cannot go on by itself, and on which lane it came; the last in this order is let go first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Place {
+    /// What is in it waits for it: the one furthest down goes first.
+    Directory(RelPath, usize),
+    /// A directory that shall go waits for what is in it: the one furthest up goes first.
+    Other(Reverse<RelPath>, usize),
+    /// It waits for all others, and for those before it.
+    Barrier(Sequence, RelPath, usize),
+    /// A directory that shall go, and what is in it may have been let go.
+    Emptied(RelPath, usize),
+}
+
+/// What was let go: it has arrived, is not done, and comes again.
+#[derive(Debug)]
+struct Gone {
+    /// The first of it, per lane.
+    first: [Option<Sequence>; Lane::ALL.len()],
+    /// The first that is no barrier.
+    plain: Option<Sequence>,
+    /// The first barrier, by their own sequences.
+    barrier: Option<Sequence>,
+    /// The last path of those that are neither barriers nor directories.
+    path: Option<RelPath>,
+    /// When it is asked for at the latest.
+    asks_at_ms: u64,
 }
 
 /// The state of what one peer announces.
@@ -32,6 +61,14 @@ pub(super) struct Incoming {
     held: BTreeMap<(Sequence, Sequence), RelPath>,
     /// Up to where they wait at least: what they waited for has moved behind their own positions.
     moved: Sequence,
+    /// The weight of all sources.
+    load: usize,
+    /// Those that cannot go on by themselves, and their weights.
+    parked: BTreeMap<Place, usize>,
+    parked_weight: usize,
+    /// Of barriers.
+    barriers_weight: usize,
+    gone: Option<Gone>,
 }
 
 impl Incoming {
@@ -65,15 +102,20 @@ impl Incoming {
 
     /// Up to where each lane is done.
     pub(super) fn done(&self) -> Vec<(Lane, Sequence)> {
-        let done = |lane: Lane| match self.undone[lane as usize].first() {
-            Some(first) => Sequence(first.0 - 1).min(self.received[lane as usize]),
-            None => self.received[lane as usize],
+        let done = |lane: Lane| {
+            let gone = self.gone.as_ref().and_then(|gone| gone.first[lane as usize]);
+            let first = self.undone[lane as usize].first().copied();
+            match first.into_iter().chain(gone).min() {
+                Some(first) => Sequence(first.0 - 1).min(self.received[lane as usize]),
+                None => self.received[lane as usize],
+            }
         };
         Lane::ALL.iter().map(|&lane| (lane, done(lane))).collect()
     }
 
     /// A want has this source now. What was announced ahead of its turn comes again.
     pub(super) fn add(&mut self, lane: Lane, source: &Source) {
+        self.load += source.weight();
         if source.sequence == Sequence(0) {
             return;
         }
@@ -87,6 +129,8 @@ impl Incoming {
 
     /// The want no longer has this source.
     pub(super) fn remove(&mut self, lane: Lane, source: &Source) {
+        self.load -= source.weight();
+        self.unpark(lane, source);
         self.undone[lane as usize].remove(&source.first);
         self.barriers.remove(&source.sequence);
         self.plain.remove(&(source.first, source.sequence));
@@ -109,10 +153,17 @@ impl Incoming {
         let done = || {
             let plain = self.plain.iter().find(|(_, sequence)| !own.contains(sequence));
             let barrier = self.barriers.iter().find(|sequence| !own.contains(sequence));
+            let gone = self.gone.as_ref();
             plain.is_none_or(|&(first, _)| first > after)
+                && gone.and_then(|gone| gone.plain).is_none_or(|first| first > after)
                 && barrier.is_none_or(|&other| other >= source.sequence)
+                && gone.and_then(|gone| gone.barrier).is_none_or(|other| other > source.sequence)
         };
-        arrived && (how == Strictness::Arrived || done())
+        arrived
+            && match how {
+                Strictness::Arrived => !self.is_emptied(source),
+                Strictness::Done => done(),
+            }
     }
 
     /// Notes that the path's turn has not come.
@@ -133,5 +184,122 @@ impl Incoming {
     /// The path is no longer held.
     pub(super) fn unhold(&mut self, source: &Source) {
         self.held.remove(&(source.after.unwrap_or_default(), source.sequence));
+    }
+
+    /// The source's want cannot go on by itself.
+    pub(super) fn park(&mut self, lane: Lane, source: &Source) {
+        let weight = source.weight();
+        let place = if self.is_emptied(source) {
+            Place::Emptied(source.record.path.clone(), lane as usize)
+        } else {
+            place(lane, source)
+        };
+        let is_barrier = matches!(place, Place::Barrier(..));
+        if self.parked.insert(place, weight).is_none() {
+            self.parked_weight += weight;
+            self.barriers_weight += if is_barrier { weight } else { 0 };
+        }
+    }
+
+    /// Whether this may be a directory that shall go, and what is in it was let go.
+    fn is_emptied(&self, source: &Source) -> bool {
+        let last = self.gone.as_ref().and_then(|gone| gone.path.as_ref());
+        source.after.is_some() && last.is_some_and(|last| source.record.path < *last)
+    }
+
+    /// The source's want is looked at again, or gone.
+    pub(super) fn unpark(&mut self, lane: Lane, source: &Source) {
+        if self.parked.is_empty() {
+            return;
+        }
+        self.take_out(&place(lane, source));
+        self.take_out(&Place::Emptied(source.record.path.clone(), lane as usize));
+    }
+
+    fn take_out(&mut self, place: &Place) {
+        let Some(weight) = self.parked.remove(place) else { return };
+        self.parked_weight -= weight;
+        self.barriers_weight -= if matches!(place, Place::Barrier(..)) { weight } else { 0 };
+    }
+
+    /// The weight of all that is not done.
+    pub(super) fn load(&self) -> usize {
+        self.load
+    }
+
+    /// The weight of what needs nothing but time.
+    pub(super) fn busy(&self) -> usize {
+        self.load.saturating_sub(self.parked_weight)
+    }
+
+    /// What is to be let go next, if anything is, with more than `share` parked.
+    pub(super) fn last_beyond(&self, share: usize) -> Option<RelPath> {
+        let (last, _) = self.parked.last_key_value()?;
+        match last {
+            Place::Emptied(path, _) => Some(path.clone()),
+            _ if self.parked_weight <= share => None,
+            Place::Directory(path, _)
+            | Place::Other(Reverse(path), _)
+            | Place::Barrier(_, path, _) => Some(path.clone()),
+        }
+    }
+
+    /// The source was let go. What was announced ahead of its turn comes again by itself.
+    pub(super) fn leave(&mut self, lane: Lane, source: &Source, asks_at_ms: u64) {
+        if source.sequence == Sequence(0) {
+            return;
+        }
+        let gone = self.gone.get_or_insert(Gone {
+            first: [None; Lane::ALL.len()],
+            plain: None,
+            barrier: None,
+            path: None,
+            asks_at_ms,
+        });
+        let lower = |at: &mut Option<Sequence>, new| *at = Some(at.map_or(new, |at| at.min(new)));
+        lower(&mut gone.first[lane as usize], source.first);
+        if source.barrier {
+            lower(&mut gone.barrier, source.sequence);
+        } else {
+            lower(&mut gone.plain, source.first);
+        }
+        if matches!(place(lane, source), Place::Other(..)) {
+            gone.path = gone.path.take().max(Some(source.record.path.clone()));
+        }
+    }
+
+    /// Whether what was let go is to be asked for. Barriers wait for the others, and take no room
+    /// from them.
+    pub(super) fn asks_again(&self, now_ms: u64, share: usize) -> bool {
+        let Some(gone) = &self.gone else { return false };
+        let room = (share / 2).max(1);
+        let others = self.load.saturating_sub(self.barriers_weight);
+        let load = if gone.plain.is_some() { others } else { self.load };
+        load < room || now_ms >= gone.asks_at_ms
+    }
+
+    /// When what was let go is asked for at the latest, by the monotonic clock.
+    pub(super) fn asks_at_ms(&self) -> Option<u64> {
+        self.gone.as_ref().map(|gone| gone.asks_at_ms)
+    }
+
+    /// The next link goes on from what is done, if anything was let go.
+    pub(super) fn begin_again(&mut self) {
+        if self.gone.is_none() {
+            return;
+        }
+        for (lane, done) in self.done() {
+            self.received[lane as usize] = done;
+        }
+        self.gone = None;
+    }
+}
+
+fn place(lane: Lane, source: &Source) -> Place {
+    let (path, lane) = (source.record.path.clone(), lane as usize);
+    match source.barrier {
+        _ if source.record.is_dir() => Place::Directory(path, lane),
+        true if source.record.is_live() => Place::Barrier(source.sequence, path, lane),
+        _ => Place::Other(Reverse(path), lane),
     }
 }

@@ -23,6 +23,7 @@ mod excess;
 mod fetch;
 pub mod fingerprint;
 mod guard;
+mod held;
 mod incoming;
 mod local;
 mod look;
@@ -31,6 +32,7 @@ mod problem;
 pub mod reconcile;
 mod remote;
 pub mod session;
+mod share;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 
 use self::clock::{Clock, Now};
 pub use self::excess::{CONFLICT_STAYS, Kept, TRASH_STAYS, excess};
+use self::fetch::Fetches;
 use self::guard::Guard;
 pub use self::guard::{BUDGET_WINDOW_MS, Held};
 use self::incoming::Incoming;
@@ -53,7 +56,7 @@ pub use self::problem::Problem;
 use self::problem::Problems;
 use self::slot::{Busy, Slot};
 use crate::model::{
-    ContentId, Found, Lane, LinkGroup, NodeId, Record, RelPath, Sequence, Signature, limits,
+    ContentId, Found, Lane, LinkGroup, NodeId, Record, RelPath, Sequence, Signature,
 };
 
 /// How soon something is looked at again that waits for other paths of this node, in milliseconds.
@@ -127,7 +130,7 @@ pub enum Input {
         /// Whether it begins anew: its index is not the one it had.
         anew: bool,
     },
-    /// net: a peer was lost. Its wants stay.
+    /// net: a peer was lost. Its wants stay; what was let go is asked for again with the next link.
     PeerDown(NodeId),
     /// A person lets the deletions through that are held here.
     Approved,
@@ -350,6 +353,8 @@ pub struct Setup {
     pub last_counter: u64,
     /// Classes whose deletions were held when the daemon ended.
     pub held_classes: Vec<Class>,
+    /// How many records one peer can have under way here; a long one counts as several.
+    pub share: usize,
 }
 
 /// The decisions for one mount.
@@ -375,8 +380,9 @@ pub struct Engine {
     parents: BTreeMap<RelPath, BTreeSet<RelPath>>,
     /// Removals being applied, per directory.
     leaving: BTreeMap<RelPath, usize>,
-    fetches: usize,
-    fetches_waiting: VecDeque<RelPath>,
+    fetches: Fetches,
+    /// Peers that have more parked than their share.
+    crowded: BTreeSet<NodeId>,
     wants: usize,
     stopped: bool,
     outputs: VecDeque<Output>,
@@ -402,8 +408,8 @@ impl Engine {
             barriers: BTreeSet::new(),
             parents: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            fetches: 0,
-            fetches_waiting: VecDeque::new(),
+            fetches: Fetches::default(),
+            crowded: BTreeSet::new(),
             wants: 0,
             stopped: false,
             outputs: VecDeque::new(),
@@ -425,7 +431,7 @@ impl Engine {
             Input::Applied { path, outcome } => self.applied(now, &path, outcome),
             Input::Journaled { record, visible } => self.journaled(now, record, visible),
             Input::PeerUp { peer, cursors, anew } => self.peer_up(now, peer, &cursors, anew),
-            Input::PeerDown(_) => {}
+            Input::PeerDown(peer) => self.peer_down(peer),
             Input::PeerRemoved(peer) => self.forget_peer(now, peer),
             Input::Stopped(stopped) => self.set_stopped(now, stopped),
             Input::Approved => self.approve(now),
@@ -441,6 +447,7 @@ impl Engine {
             Input::Scanned => self.setup.joining = false,
             Input::Tick => self.tick(now),
         }
+        self.let_go(now);
     }
 
     /// The next thing to do, in order.
@@ -471,13 +478,6 @@ impl Engine {
     #[must_use]
     pub fn pending(&self) -> (usize, usize) {
         (self.slots.len().saturating_sub(self.wants), self.wants)
-    }
-
-    /// Whether more than [`limits::WANTS_MAX`] wants lack content or failed: bulk lanes are not to be
-    /// read. Those that wait for others do not count: they may be what is still to come.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.fetches_waiting.len() + self.problems.count() >= limits::WANTS_MAX
     }
 
     /// Whether every local change that was hinted so far is stored. Files that are still open for
@@ -525,9 +525,7 @@ impl Engine {
         }
         self.tick_guard(now);
         self.release_barriers(now);
-        if self.fetches == 0 {
-            self.next_fetches(now);
-        }
+        self.next_fetches(now);
     }
 
     /// Goes on at a path: first what happened here, then what a peer announced.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::clock::Now;
-use super::incoming::{Incoming, Strictness};
+use super::incoming::Incoming;
 use super::policy::Class;
 use super::problem::backoff_ms;
 use super::reconcile::{Verdict, reconcile};
@@ -43,7 +43,7 @@ impl Engine {
 
     /// The peer's sequences mean nothing any more. What it alone had announced is in nobody's
     /// index: if the peer still has it, it announces it anew.
-    fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
+    pub(super) fn forget_sources(&mut self, now: Now, path: &RelPath, peer: NodeId) {
         let Some(slot) = self.slots.get_mut(path) else { return };
         let Some(want) = slot.want.as_deref_mut() else { return };
         if want.forget(peer) {
@@ -103,8 +103,10 @@ impl Engine {
             slot.want = Some(Box::new(Want { content, ..want }));
             return;
         };
-        if let Some(older) = want.sources.get(&from).filter(|older| older.sequence.0 > 0) {
-            source.first = older.first;
+        if let Some(older) = want.sources.get(&from) {
+            if older.sequence.0 > 0 {
+                source.first = older.first;
+            }
             if source.sequence == Sequence(0) {
                 // Ahead of its next turn: the one it had is still to be done.
                 source = Source { record: source.record, ..older.clone() };
@@ -164,66 +166,11 @@ impl Engine {
         if self.is_held(path) {
             return;
         }
+        self.unpark(path);
         let Some(slot) = self.slots.get_mut(path) else { return };
         slot.busy = Busy::Considering;
         let children_max = self.leaving.get(path).copied().unwrap_or_default() + 1;
         self.outputs.push_back(Output::Consider { path: path.clone(), children_max });
-    }
-
-    /// Whether the want's turn has not come with any of those who announced it.
-    pub(super) fn is_held(&mut self, path: &RelPath) -> bool {
-        let class = self.class(path);
-        let want = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut());
-        // A directory waits for nothing: what is in it waits for it.
-        let waits = |want: &&mut Want| !want.sources.is_empty() && !want.record.is_dir();
-        let Some(want) = want.filter(waits) else { return false };
-        // What goes makes nothing visible.
-        let how = match class {
-            Class::Barrier if want.record.is_live() => Strictness::Done,
-            _ => Strictness::Arrived,
-        };
-        let stamp = want.record.version.stamp;
-        let mut tellers = want
-            .sources
-            .iter()
-            .filter(|(_, source)| source.record.version.stamp == stamp)
-            .peekable();
-        let released = tellers.peek().is_none()
-            || tellers.any(|(&(peer, _), source)| {
-                let of_peer = want.sources.iter().filter(|((other, _), _)| *other == peer);
-                let own: Vec<_> = of_peer.map(|(_, source)| source.sequence).collect();
-                self.peers.get(&peer).is_some_and(|i| i.is_released(source, how, &own))
-            });
-        if released {
-            return false;
-        }
-        want.waits = Waits::Order;
-        for (&(peer, _), source) in &want.sources {
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.hold(source, path.clone());
-            }
-        }
-        true
-    }
-
-    fn unhold(&mut self, path: &RelPath) {
-        let want = self.slots.get(path).and_then(|slot| slot.want.as_deref());
-        for (&(peer, _), source) in want.iter().flat_map(|want| &want.sources) {
-            if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.unhold(source);
-            }
-        }
-    }
-
-    /// Goes on with ordered wants of the peer whose turn has come.
-    fn release_held(&mut self, now: Now, peer: NodeId) {
-        let arrived = self.peers.get(&peer).map(Incoming::arrived).unwrap_or_default();
-        for path in arrived {
-            if !self.is_held(&path) {
-                self.unhold(&path);
-                self.step(now, &path);
-            }
-        }
     }
 
     pub(super) fn considered(&mut self, now: Now, considered: Considered) {
@@ -347,6 +294,7 @@ impl Engine {
             want.retry_ms = now.monotonic_ms + in_ms;
             self.timers.insert((want.retry_ms, path.clone()));
         }
+        self.park(path);
     }
 
     /// Whether the directory is being made in the group that is being handed out.
@@ -361,6 +309,18 @@ impl Engine {
         }
         if let Some(parent) = path.parent() {
             self.parents.entry(parent).or_default().insert(path.clone());
+        }
+        self.park(path);
+    }
+
+    fn stop_waiting_for_parent(&mut self, path: &RelPath) {
+        let parent = if self.parents.is_empty() { None } else { path.parent() };
+        let Some(parent) = parent else { return };
+        if let Some(paths) = self.parents.get_mut(&parent) {
+            paths.remove(path);
+            if paths.is_empty() {
+                self.parents.remove(&parent);
+            }
         }
     }
 
@@ -487,6 +447,10 @@ impl Engine {
         };
         self.wants -= 1;
         self.problems.solve(path);
+        if let Some(place) = want.queued {
+            self.fetches.forget(place);
+        }
+        self.stop_waiting_for_parent(path);
         for (&(peer, lane), source) in &want.sources {
             if let Some(incoming) = self.peers.get_mut(&peer) {
                 incoming.remove(lane, source);

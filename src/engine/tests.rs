@@ -9,10 +9,10 @@ use super::{
 };
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, Meta, Mtime, NodeId, Record, RelPath, Sequence, Signature,
-    Stamp, Version,
+    Stamp, Version, limits,
 };
 
-const PEER: NodeId = NodeId(2);
+pub(super) const PEER: NodeId = NodeId(2);
 
 /// An engine, and the records that it believes to have.
 pub(super) struct Story {
@@ -54,6 +54,15 @@ impl Story {
     }
 
     pub(super) fn with(records: Vec<Record>, policy: Policy, held_classes: Vec<Class>) -> Self {
+        Self::sharing(records, policy, held_classes, limits::SHARE_MAX)
+    }
+
+    pub(super) fn sharing(
+        records: Vec<Record>,
+        policy: Policy,
+        held_classes: Vec<Class>,
+        share: usize,
+    ) -> Self {
         let setup = Setup {
             node: NodeId(1),
             policy: Arc::new(policy),
@@ -61,6 +70,7 @@ impl Story {
             joining: false,
             last_counter: 0,
             held_classes,
+            share,
         };
         let now = Now { monotonic_ms: 0, wall_ns: 0 };
         let (engine, elsewhere, asked) = (Engine::new(setup), Vec::new(), Vec::new());

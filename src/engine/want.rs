@@ -19,6 +19,8 @@ pub(super) struct Want {
     pub refused_open: u32,
     /// A directory that shall go was listed, and what is in it is none of ours.
     pub holds_unmirrored: bool,
+    /// Where it waits to be fetched: with whom, and its place in the order.
+    pub queued: Option<(Option<NodeId>, u64)>,
     /// Nobody announced it: it is our own record, to be made anew where it went from the disk.
     pub restores: bool,
 }
@@ -90,6 +92,7 @@ impl Want {
             waits: Waits::Nothing,
             refused_open: 0,
             holds_unmirrored: false,
+            queued: None,
             restores: false,
         }
     }

@@ -39,8 +39,11 @@ pub const ANNOUNCE_BYTES_MAX: usize = 2 << 20;
 /// Records in one announcement message.
 pub const ANNOUNCE_RECORDS_MAX: usize = 1024;
 
-/// Records decided for and not applied yet, per mount; beyond it bulk lanes are not read.
-pub const WANTS_MAX: usize = 16_384;
+/// Records of one peer that are decided for and not applied yet, per mount; a long one counts as
+/// several. Beyond it the peer's bulk lanes are not read, and beyond as many again nothing of it. As
+/// many may wait for something else: what is beyond that is asked for again later. Each takes some
+/// 4 KiB.
+pub const SHARE_MAX: usize = 16_384;
 
 /// Paths the engine remembers as changed, per mount, before it asks for a scan instead.
 pub const DIRTY_MAX: usize = 65_536;

@@ -144,7 +144,6 @@ impl Shared {
 
     pub(super) fn link_up(&self, link: &LinkHandle, hello: &Hello, connection: &Connection) {
         let address = connection.remote_address();
-        info!(peer = hello.name, %address, release = hello.release, "linked");
         self.with_peer(link.peer(), |peer| {
             peer.link = Some(link.clone());
             peer.since = SystemTime::now();
@@ -161,7 +160,6 @@ impl Shared {
     }
 
     pub(super) fn link_down(&self, id: NodeId, connection: &Connection, reason: &str) {
-        info!(peer = %id, reason, "link ended");
         let stats = connection.stats();
         self.with_peer(id, |peer| {
             peer.link = None;

@@ -4,11 +4,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use trefoil::model::limits::SHARE_MAX;
 use trefoil::model::{
     ContentId, Entry, Kind, Lane, Meta, Mtime, NodeId, Record, RelPath, Sequence, Stamp, Version,
 };
+use trefoil::net::Announced;
 use trefoil::net::frame::HEAD_BYTES;
 
 use crate::cluster::{Cluster, Setup};
@@ -53,9 +57,9 @@ fn peak_kib(cluster: &Cluster, n: usize) -> u64 {
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// What the honest nodes write reaches each other, and nobody took much memory.
+/// What the honest nodes write reaches each other.
 #[track_caller]
-fn assert_unaffected(cluster: &mut Cluster, name: &str) {
+fn assert_goes_on(cluster: &mut Cluster, name: &str) {
     for (from, to) in [(1, 2), (2, 1)] {
         let name = format!("{name}-{from}");
         fs::write(cluster.node(from).path(MOUNT).join(&name), &name).unwrap();
@@ -65,6 +69,12 @@ fn assert_unaffected(cluster: &mut Cluster, name: &str) {
             other => Err(format!("{other:?}")),
         });
     }
+}
+
+/// The same, and nobody took much memory.
+#[track_caller]
+fn assert_unaffected(cluster: &mut Cluster, name: &str) {
+    assert_goes_on(cluster, name);
     for n in [1, 2] {
         let kib = peak_kib(cluster, n);
         assert!(kib < RSS_KIB_MAX, "node {n} had {kib} KiB in memory");
@@ -216,5 +226,82 @@ fn an_endless_stream_of_messages_costs_little_memory() {
         let message = trefoil::net::ControlMessage::Ack(ack).encode();
         let frame = trefoil::net::frame::encode(&message).unwrap();
         Sent::Control(frame.repeat(200))
+    });
+}
+
+/// Records of a member who hoards, in messages of this many.
+const HOARD: u64 = 100_000;
+const TOGETHER: u64 = 500;
+
+/// Memory that a daemon may have had at most for that: less than half of what all of it would take.
+const HOARD_KIB_MAX: u64 = 200 << 10;
+
+/// A rogue announces records that can never be finished, message after message; what node 1 writes
+/// reaches node 2 all the same. Waits at first until node 2 has taken all of them, or has not for
+/// want of room.
+fn hoarded(
+    answer: Answer,
+    all: bool,
+    hoard: impl Fn(u64) -> (Lane, Vec<Announced>) + Send + 'static,
+) {
+    let mut cluster = cluster();
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = sent.clone();
+    let script = move |n| {
+        count.store(n * TOGETHER, Ordering::Relaxed);
+        let (lane, records) = hoard(n);
+        (n < HOARD / TOGETHER).then(|| Sent::Announce(lane, announce(records)))
+    };
+    let rogue = Rogue::start(&mut cluster, (2, MOUNT), answer, Box::new(script));
+    cluster.wait_until(PATIENCE, "as much as the rogue has room for", |cluster| {
+        let status = cluster.node(2).status()?;
+        let pending = status["mounts"][0]["pending"].as_u64().unwrap_or_default();
+        let sent = sent.load(Ordering::Relaxed);
+        let full = pending >= SHARE_MAX as u64 && (!all || sent >= HOARD);
+        if full { Ok(()) } else { Err(format!("{sent} sent, {status}")) }
+    });
+    for round in 0..3 {
+        assert_goes_on(&mut cluster, &format!("during-{round}"));
+        // Too large to come with its announcement.
+        let large = vec![round; 1 << 20];
+        let name = format!("large-{round}");
+        fs::write(cluster.node(1).path(MOUNT).join(&name), &large).unwrap();
+        let file = cluster.node(2).path(MOUNT).join(&name);
+        cluster.wait_until(PATIENCE, &name, |_| match fs::read(&file) {
+            Ok(bytes) if bytes == large => Ok(()),
+            other => Err(format!("{:?}", other.map(|bytes| bytes.len()))),
+        });
+    }
+    let (sent, kib) = (sent.load(Ordering::Relaxed), peak_kib(&cluster, 2));
+    eprintln!("hoarded: {sent} records, {kib} KiB");
+    assert_eq!(all, sent >= HOARD, "{sent}");
+    assert!(kib < HOARD_KIB_MAX, "{kib} KiB in memory");
+    drop(rogue);
+}
+
+#[test]
+fn contents_that_are_never_given_keep_no_other_file_from_coming() {
+    hoarded(Answer::Silent, false, |n| {
+        let files = (1..=TOGETHER).map(|k| n * TOGETHER + k).map(|k| {
+            let kind = file(1 << 20, ContentId::of(&k.to_le_bytes()));
+            announced(k, record(&format!("never-{k}"), k, kind), None)
+        });
+        (Lane::Normal, files.collect())
+    });
+}
+
+#[test]
+fn records_that_wait_for_what_never_comes_keep_no_other_file_from_coming() {
+    hoarded(Answer::Wrong, true, |n| {
+        let lanes = [Lane::Urgent, Lane::Release, Lane::Normal, Lane::Derived];
+        let (lane, ordered) = (lanes[usize::try_from(n % 4).unwrap()], n % 8 < 4);
+        let files = (1..=TOGETHER).map(|k| n * TOGETHER + k).map(|k| {
+            let content = k.to_le_bytes();
+            let name = if ordered { format!("ordered-{k}") } else { format!("no/dir/{k}") };
+            let record = record(&name, k, file(8, ContentId::of(&content)));
+            let after = ordered.then_some(Sequence(1 << 40));
+            Announced { after, ..announced(k, record, Some(&content)) }
+        });
+        (lane, files.collect())
     });
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use trefoil::model::limits;
 
 use crate::cases::{CASES, folder};
 use crate::cluster::{Cluster, Setup};
@@ -180,6 +181,28 @@ fn a_directory_of_20_000_files_is_mirrored() {
 #[ignore = "takes minutes; tests/run --large"]
 fn a_directory_of_100_000_files_is_mirrored() {
     check_many_files(100_000);
+}
+
+#[test]
+#[ignore = "takes a minute; tests/run --large"]
+fn more_removed_directories_than_a_peer_can_have_under_way_all_go() {
+    let mut cluster = Cluster::start(&Setup::new().nodes(2).mount(MOUNT));
+    let top = cluster.node(1).path(MOUNT).join("top");
+    for n in 0..limits::SHARE_MAX + 4000 {
+        fs::create_dir_all(top.join(format!("{}/{n}", n % 100))).unwrap();
+    }
+    cluster.node(1).done(&["wait", "--timeout", "600s"]);
+    cluster.wait_equal(LATER);
+    cluster.node_mut(2).stop();
+    cluster.node(1).done(&["deploy", "begin"]);
+    fs::remove_dir_all(&top).unwrap();
+    cluster.node_mut(2).start();
+    cluster.wait_in_sync(LATER);
+    assert!(!cluster.node(2).path(MOUNT).join("top").exists());
+    assert!(!top.exists(), "none came back");
+    let log = cluster.node(2).log();
+    assert!(log.contains("asks again for what was let go"), "{log}");
+    assert_memory_is_bounded(&cluster, 2);
 }
 
 /// The most memory that the daemon ever had.

@@ -33,6 +33,8 @@ pub(crate) enum Answer {
     Wrong,
     /// With bytes without an end.
     Endless,
+    /// Never.
+    Silent,
 }
 
 /// What the rogue sends once the mount has been greeted; called again and again until it gives
@@ -228,13 +230,16 @@ async fn play(connection: &Connection, mount: &str, mut control: SendStream, scr
 async fn serve(mut send: SendStream, mut receive: RecvStream, answer: Answer) {
     let Some(request) = read_frame(&mut receive).await else { return };
     let Ok(Some(Request::Fetch(fetch))) = Request::decode(&request) else { return };
+    if answer == Answer::Silent {
+        return std::future::pending().await;
+    }
     let reply = FetchReply { found: true, offset: fetch.offset }.encode();
     if send.write_all(&frame::encode(&reply).unwrap()).await.is_err() {
         return;
     }
     let mut left = match answer {
         Answer::Wrong => fetch.size - fetch.offset,
-        Answer::Endless => u64::MAX,
+        Answer::Endless | Answer::Silent => u64::MAX,
     };
     let noise = vec![0x5a; 64 << 10];
     while left > 0 {

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trefoil::engine::{Class, Engine};
-use trefoil::model::{ContentId, Entry, NodeId, Record, RelPath, Stamp, Version, limits};
+use trefoil::model::{ContentId, Entry, NodeId, Record, RelPath, Stamp, Version};
 
 use crate::disk::Inode;
 use crate::mirror::Job;
+use crate::node::Node;
 use crate::profile::Writers;
 use crate::trace::show;
 use crate::world::{AUTHORS, World};
@@ -376,8 +377,15 @@ impl World {
 
     pub fn check_bounds(&mut self, at: usize, engine: &Engine) {
         let (local, wants) = engine.pending();
-        if local + wants > 200 || wants > limits::WANTS_MAX {
+        if local + wants > 200 {
             self.fail(format!("n{at} has too much to do: {local} {wants}"));
+        }
+        // Both halves of a share, urgent ones besides, and a message of each kind: some records and
+        // the directories they would overtake.
+        let most = 3 * self.profile.share() + 40;
+        let of = |other: &Node| engine.load(other.id);
+        if let Some(load) = self.nodes.iter().map(of).find(|&load| load > most) {
+            self.fail(format!("n{at} has {load} records of a peer under way"));
         }
     }
 }

@@ -111,6 +111,25 @@ impl World {
                 self.pump(at, other);
             }
         }
+        self.ask_again(at);
+    }
+
+    /// Links anew those whose announcements were let go, now or when it is time.
+    fn ask_again(&mut self, at: usize) {
+        let now = self.clock(at);
+        for other in (0..self.nodes.len()).filter(|&other| other != at) {
+            let id = self.nodes[other].id;
+            let engine = self.nodes[at].engine.as_ref().filter(|_| self.is_up(at, other));
+            let Some(asks_at) = engine.and_then(|engine| engine.asks_at_ms(id)) else { continue };
+            if engine.is_some_and(|engine| engine.asks_again(now, id)) {
+                let (a, b) = (at.min(other), at.max(other));
+                self.note(|_| format!("n{at} asks n{other} again"));
+                self.disconnect(a, b);
+                self.connect(a, b);
+            } else {
+                self.schedule_tick(at, Some(asks_at));
+            }
+        }
     }
 
     fn schedule_tick(&mut self, at: usize, next: Option<u64>) {

@@ -268,8 +268,14 @@ impl World {
             return;
         }
         let (Message::Records(lane, _) | Message::Progress(lane, _)) = message;
-        link.flying[usize::from(from > to)][lane as usize] = false;
         let peer = self.nodes[from].id;
+        if self.nodes[to].engine.as_ref().is_some_and(|engine| !engine.reads(peer, lane)) {
+            let parcel = Parcel { message, moved };
+            self.schedule(20 * MS, Event::Deliver { from, to, epoch, parcel });
+            return;
+        }
+        let link = self.link_mut(from, to);
+        link.flying[usize::from(from > to)][lane as usize] = false;
         let mut feeds = vec![Feed::Plain(Input::Moved { peer, sequence: moved })];
         match message {
             Message::Records(_, records) => feeds.extend(self.take_in(to, records)),

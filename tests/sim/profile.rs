@@ -1,5 +1,7 @@
 //! What kind of history a seed makes.
 
+use trefoil::model::limits;
+
 use crate::rng::Rng;
 use crate::world::{Micros, SECOND};
 
@@ -71,6 +73,8 @@ pub struct More {
     pub budget: Option<u64>,
     /// Indexes, or whole machines, that are put back as they were.
     pub backups: u64,
+    /// What a peer can have under way at a node, if that is little.
+    pub share: Option<usize>,
 }
 
 impl More {
@@ -87,6 +91,7 @@ impl More {
             replacements: if rng.chance(15) { rng.range(1, 2) } else { 0 },
             budget: rng.chance(30).then(|| rng.below(BUDGETS)),
             backups: if rng.chance(20) { rng.range(1, 2) } else { 0 },
+            share: rng.chance(30).then(|| 1 + rng.index(8)),
         }
     }
 }
@@ -127,6 +132,11 @@ impl Profile {
         let calm = self.cuts + self.crashes + self.power_cuts + self.index_losses == 0;
         let more = if calm && rng.chance(50) { More::default() } else { More::draw(rng) };
         Self { more, ..self }
+    }
+
+    /// What a peer can have under way at a node.
+    pub fn share(&self) -> usize {
+        self.more.share.unwrap_or(limits::SHARE_MAX)
     }
 
     /// Only delays.

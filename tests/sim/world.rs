@@ -327,8 +327,16 @@ impl World {
         let (node_id, last_counter) = (node.author, node.index.last_counter + step);
         let held_classes = node.index.held_classes.clone();
         let keeps_owners = true;
-        let setup =
-            Setup { node: node_id, policy, keeps_owners, joining, last_counter, held_classes };
+        let share = self.profile.share();
+        let setup = Setup {
+            node: node_id,
+            policy,
+            keeps_owners,
+            joining,
+            last_counter,
+            held_classes,
+            share,
+        };
         node.engine = Some(Box::new(Engine::new(setup)));
         node.life += 1;
         node.scanning = true;

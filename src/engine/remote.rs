@@ -72,8 +72,6 @@ impl Engine {
         self.clock.observe(theirs.version.touched);
         let first = self.peers.entry(peer).or_default().receive(lane, sequence);
         let known = self.slots.get(&path).is_some_and(|slot| slot.want.is_some());
-        // What was never here leaves nothing, whenever it goes: there is nothing to wait for.
-        let after = after.filter(|_| known || ours.is_some() || theirs.is_live());
         if path.is_root() || self.class(&path) == Class::Local {
             return;
         }

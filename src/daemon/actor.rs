@@ -135,11 +135,7 @@ pub(super) struct Actor {
     pub workers: Workers,
     pub watcher: Option<Arc<Watcher>>,
     pub peers: BTreeMap<NodeId, Peer>,
-    /// The index's last sequence when it was opened.
-    pub opened_at: Sequence,
-    /// The same when a peer was last lost: it cannot have heard of more.
-    pub parted_at: BTreeMap<NodeId, Sequence>,
-    /// The same as it is noted beside the files.
+    /// The index's last sequence as it is noted beside the files.
     pub noted: Sequence,
     pub fetches: BTreeMap<RelPath, super::fetch::Plan>,
     pub shelf: Shelf,

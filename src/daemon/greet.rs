@@ -70,7 +70,7 @@ impl Actor {
             heard: None,
         };
         if self.peers.insert(peer, peer_state).is_some() {
-            self.parted_at.insert(peer, self.index.head());
+            self.index.end_telling(peer)?;
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Actor {
 
     pub(super) fn down(&mut self, peer: NodeId) -> Result<(), IndexError> {
         self.peers.remove(&peer);
-        self.parted_at.insert(peer, self.index.head());
+        self.index.end_telling(peer)?;
         self.input(Input::PeerDown(peer))
     }
 
@@ -169,7 +169,7 @@ impl Actor {
     /// somebody has put an old one in its place, with the files perhaps. What is made now would get
     /// sequences that peers have seen, and what was made then would never come back.
     fn check_age(&self, id: NodeId, cursors: &[(Lane, Sequence)]) -> Result<(), IndexError> {
-        let told = *self.parted_at.get(&id).unwrap_or(&self.opened_at);
+        let told = self.index.told(id)?;
         if cursors.iter().all(|&(_, at)| at <= told) {
             return Ok(());
         }
@@ -209,6 +209,7 @@ impl Actor {
         hello: &MountHello,
         ours: Incarnation,
     ) -> Result<(), IndexError> {
+        self.index.begin_telling(id)?;
         let cursors: &[_] = if hello.known == ours { &hello.cursors } else { &[] };
         // A cursor beyond our head is of changes that a crash took from our index.
         let head = self.index.head();

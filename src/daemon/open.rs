@@ -140,7 +140,7 @@ pub(super) fn open(
     }
     let boot = Arc::new(Boot::begin(&boot)?);
     let journal = Journal { log, boot: boot.clone() };
-    let opened_at = index.head();
+    let noted = index.head();
     let setup = setup(place, shared, &mount, &index)?;
     let inbox: Arc<Inbox> =
         Arc::new(Mailbox::new(records_of, |event| matches!(event, Event::Control { .. })));
@@ -165,9 +165,7 @@ pub(super) fn open(
         workers,
         watcher,
         peers: BTreeMap::new(),
-        opened_at,
-        parted_at: BTreeMap::new(),
-        noted: opened_at,
+        noted,
         fetches: BTreeMap::new(),
         linking: BTreeMap::new(),
         shelf: Shelf::default(),

@@ -16,6 +16,9 @@ pub struct Cursors {
     pub acknowledged: Vec<(Lane, Sequence)>,
 }
 
+/// As [`Index::told`]: the peer is linked.
+const TOLD_ALL: i64 = i64::MAX;
+
 impl Index {
     /// What is known of a peer; zeros if nothing is.
     ///
@@ -81,6 +84,52 @@ impl Index {
         self.forget_via(peer)?;
         let sql = "UPDATE peers SET incarnation = ?2 WHERE peer = ?1";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
+    }
+
+    /// Up to where a peer can have heard of this index: to where it was when they parted, or without a
+    /// limit while they are linked. If it has heard of more, that was of a later state of the index.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn told(&self, peer: NodeId) -> Result<Sequence, IndexError> {
+        let sql = "SELECT until FROM told WHERE peer = ?1";
+        let until = self.db.query_row(sql, [signed(peer.0)], |row| row.get(0)).optional();
+        Ok(Sequence(until.map_err(reading)?.map_or(0, unsigned)))
+    }
+
+    /// From now on the peer hears of whatever is stored.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn begin_telling(&mut self, peer: NodeId) -> Result<(), IndexError> {
+        self.set_told(peer, TOLD_ALL)
+    }
+
+    /// The peer hears of nothing more.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn end_telling(&mut self, peer: NodeId) -> Result<(), IndexError> {
+        let told = self.told(peer)? == Sequence(unsigned(TOLD_ALL));
+        if told { self.set_told(peer, signed(self.head.0)) } else { Ok(()) }
+    }
+
+    fn set_told(&mut self, peer: NodeId, until: i64) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT OR REPLACE INTO told (peer, until) VALUES (?1, ?2)";
+        self.execute("write", sql, (signed(peer.0), until)).map(drop)
+    }
+
+    /// Whoever was linked when the last run ended may have heard of all of it, and so may whoever was
+    /// known to a release that did not note it.
+    pub(super) fn part_all(&self) -> Result<(), IndexError> {
+        let sqlite = |source| IndexError::Sqlite { doing: "write", source };
+        let head = signed(self.head.0);
+        self.db
+            .execute("UPDATE told SET until = ?1 WHERE until = ?2", (head, TOLD_ALL))
+            .map_err(sqlite)?;
+        let sql = "INSERT OR IGNORE INTO told (peer, until) SELECT peer, ?1 FROM peers";
+        self.db.execute(sql, [head]).map_err(sqlite).map(drop)
     }
 
     /// A peer is to be told what it had told itself.
@@ -184,6 +233,35 @@ mod tests {
             path: RelPath::parse(path.as_bytes()).unwrap(),
             entry: Some(Entry { kind: Kind::Dir, meta }),
             version: Version::edit(stamp, None),
+        }
+    }
+
+    #[test]
+    fn a_peer_can_have_heard_of_what_was_there_when_it_parted_however_often_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let open = || Index::open(&path, Incarnation(7)).unwrap().0;
+        let store = |index: &mut Index, counter: u64| {
+            index.store(&record("d", counter), None, Lane::Normal, None, counter).unwrap();
+            index.commit().unwrap();
+            index.head()
+        };
+        let (known, parted, linked) = (NodeId(1), NodeId(2), NodeId(3));
+        let mut index = open();
+        store(&mut index, 1);
+        index.begin_telling(parted).unwrap();
+        index.end_telling(parted).unwrap();
+        let first = index.head();
+        index.begin_telling(linked).unwrap();
+        let second = store(&mut index, 2);
+        index.end_telling(parted).unwrap();
+        assert_eq!(Sequence(0), index.told(known).unwrap(), "never linked");
+        assert_eq!(Sequence(i64::MAX as u64), index.told(linked).unwrap());
+        drop(index);
+        for counter in 3..5 {
+            let mut index = open();
+            assert_eq!((first, second), (index.told(parted).unwrap(), index.told(linked).unwrap()));
+            assert!(store(&mut index, counter) > second);
         }
     }
 

@@ -161,6 +161,7 @@ impl Index {
             dirty: false,
         };
         index.load()?;
+        index.part_all()?;
         Ok((index, made))
     }
 

@@ -45,9 +45,11 @@ CREATE TABLE state (
   fingerprint BLOB NOT NULL, versions BLOB NOT NULL) STRICT;
 ";
 
-/// What a later release added, and an earlier one does without.
+/// What a later release added, and an earlier one does without. `told` is up to where a peer can have
+/// heard of this index.
 pub(super) const ADDED: &str = "
 CREATE TABLE IF NOT EXISTS guard (class INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS told (peer INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT;
 ";
 
 /// Makes the tables if the file is new. Says whether it was.

@@ -85,8 +85,7 @@ impl World {
     /// A peer that has more of this index than it can have been told has it of a later state. Says
     /// whether the index was set aside for that.
     pub fn check_age(&mut self, at: usize, peer: usize, cursors: &[(Lane, Sequence)]) -> bool {
-        let node = &self.nodes[at];
-        let told = *node.parted_at.get(&peer).unwrap_or(&node.opened_at);
+        let told = self.nodes[at].index.told(self.nodes[peer].id);
         if cursors.iter().all(|&(_, at)| at <= told) {
             return false;
         }

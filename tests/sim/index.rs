@@ -45,6 +45,8 @@ pub struct Index {
     pub held_classes: Vec<Class>,
     pub versions: Fingerprint,
     pub entries: Fingerprint,
+    /// Up to where a peer can have heard of this index, if they are not linked.
+    told: BTreeMap<NodeId, Option<Sequence>>,
     batch: Vec<Undo>,
     sync: bool,
     /// Commits that a power cut may undo, oldest first.
@@ -65,6 +67,7 @@ impl Index {
             held_classes: Vec::new(),
             versions: Fingerprint::default(),
             entries: Fingerprint::default(),
+            told: BTreeMap::new(),
             batch: Vec::new(),
             sync: false,
             commits: Vec::new(),
@@ -241,6 +244,26 @@ impl Index {
         gone.iter().for_each(|path| self.set_row(path.clone(), None, true));
         self.commit();
         gone.len()
+    }
+
+    pub fn told(&self, peer: NodeId) -> Sequence {
+        let told = self.told.get(&peer).copied().unwrap_or(Some(Sequence(0)));
+        told.unwrap_or(Sequence(u64::MAX))
+    }
+
+    pub fn begin_telling(&mut self, peer: NodeId) {
+        self.told.insert(peer, None);
+    }
+
+    pub fn end_telling(&mut self, peer: NodeId) {
+        let head = self.head;
+        self.told.entry(peer).and_modify(|told| *told = told.or(Some(head)));
+    }
+
+    /// The daemon was killed: whoever was linked may have heard of all.
+    pub fn part_all(&mut self) {
+        let peers: Vec<_> = self.told.keys().copied().collect();
+        peers.into_iter().for_each(|peer| self.end_telling(peer));
     }
 
     /// Whether this index has everything that one of this life had up to `head`.

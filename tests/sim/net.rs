@@ -96,6 +96,8 @@ impl World {
             let receiver = self.nodes[to].id;
             self.nodes[from].index.forget_from(receiver);
         }
+        let peer = self.nodes[to].id;
+        self.nodes[from].index.begin_telling(peer);
         let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
         self.nodes[from].out.insert(to, Box::new(out));
         self.nodes[to].heard.insert(from, incarnation);
@@ -117,9 +119,8 @@ impl World {
         self.note(|_| format!("n{a} - n{b} down"));
         for (one, other) in [(a, b), (b, a)] {
             self.nodes[one].out.remove(&other);
-            let head = self.nodes[one].index.head;
-            self.nodes[one].parted_at.insert(other, head);
             let peer = self.nodes[other].id;
+            self.nodes[one].index.end_telling(peer);
             self.feed(one, vec![Feed::Plain(Input::PeerDown(peer))]);
         }
     }

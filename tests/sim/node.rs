@@ -72,9 +72,6 @@ pub struct Node {
     pub notes: bool,
     /// How far the index was, noted beside the files.
     pub noted: Option<(Incarnation, Sequence)>,
-    /// How far the index was when the daemon started, and when each peer was lost last.
-    pub opened_at: Sequence,
-    pub parted_at: BTreeMap<usize, Sequence>,
 }
 
 impl Node {
@@ -130,8 +127,6 @@ impl Node {
             backup: None,
             notes: false,
             noted: None,
-            opened_at: Sequence(0),
-            parted_at: BTreeMap::new(),
         }
     }
 }

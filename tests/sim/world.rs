@@ -321,8 +321,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.note_index();
         node.powered = true;
-        node.opened_at = node.index.head;
-        node.parted_at.clear();
+        node.index.part_all();
         let step = if node.notes { self.rng.below(START_STEP_NS) } else { 0 };
         let (node_id, last_counter) = (node.author, node.index.last_counter + step);
         let held_classes = node.index.held_classes.clone();

@@ -113,14 +113,7 @@ impl World {
                 self.later(10 * SECOND, Fault::Start(at, false));
             }
             Fault::PowerCut(at) if self.nodes[at].engine.is_some() => self.cut_power(at),
-            Fault::LoseIndex(at) if self.nodes[at].engine.is_some() => {
-                self.kill(at);
-                let incarnation = Incarnation(self.fresh_id());
-                self.nodes[at].index = Index::new(incarnation);
-                self.nodes[at].next_author();
-                self.ledger.lost_index = true;
-                self.later(10 * SECOND, Fault::Start(at, true));
-            }
+            Fault::LoseIndex(at) if self.nodes[at].engine.is_some() => self.lose_index(at),
             // Without its mount a daemon waits.
             Fault::Start(at, joining) if self.nodes[at].halted => {
                 self.later(SECOND, Fault::Start(at, joining));
@@ -171,6 +164,15 @@ impl World {
             Fault::Note(at) if self.nodes[at].engine.is_some() => self.nodes[at].note_index(),
             _ => {}
         }
+    }
+
+    fn lose_index(&mut self, at: usize) {
+        self.kill(at);
+        let incarnation = Incarnation(self.fresh_id());
+        self.nodes[at].index = Index::new(incarnation);
+        self.nodes[at].next_author();
+        self.ledger.lost_index = true;
+        self.later(10 * SECOND, Fault::Start(at, true));
     }
 
     /// In the end all is meant so.

@@ -487,7 +487,7 @@ impl Engine {
         self.arrivals.is_empty() && self.listings.is_empty()
     }
 
-    /// Paths that failed, sorted by path, at most [`limits::PROBLEMS_MAX`]; and how many in all.
+    /// Paths that failed, sorted by path, at most [`PROBLEMS_MAX`](crate::model::limits::PROBLEMS_MAX); and how many in all.
     #[must_use]
     pub fn problems(&self) -> (Vec<Problem>, usize) {
         self.problems.list()

@@ -80,7 +80,12 @@ impl World {
             contents.for_each(|content| self.ledger.unfinish(content.id));
             self.lay_out(at);
         }
-        self.ledger.lost_index = true;
+        // What came to its disk by hand is still no edit that it knows the past of.
+        let (ledger, new) = (&mut self.ledger, self.nodes[at].id);
+        let copied = ledger.copied.iter().filter(|(_, node)| *node == old);
+        let copied: Vec<_> = copied.map(|&(content, _)| (content, new)).collect();
+        ledger.copied.extend(copied);
+        ledger.lost_index = true;
         self.forget_node(at, old);
         self.later(10 * SECOND, Fault::Start(at, true));
     }

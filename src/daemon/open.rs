@@ -15,7 +15,7 @@ use super::halt::Halt;
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
 use super::shelf::Shelf;
-use super::workers::{Journal, Workers};
+use super::workers::{Journal, LogSync, Workers};
 use super::{ActorHandle, Shared};
 use crate::disk::watch::Watcher;
 use crate::disk::{self, Mount, MountError, MountOptions};
@@ -139,6 +139,7 @@ pub(super) fn open(
         disk::sync_everything(&mount)?;
     }
     let boot = Arc::new(Boot::begin(&boot)?);
+    let log = LogSync::start(log).map_err(io("start a thread"))?;
     let journal = Journal { log, boot: boot.clone() };
     let noted = index.head();
     let setup = setup(place, shared, &mount, &index)?;

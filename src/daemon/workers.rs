@@ -61,9 +61,47 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Journal {
     /// The index's log: what is journaled in it is durable before anything is visible.
-    pub log: File,
+    pub log: LogSync,
     /// What says which of them are visible.
     pub boot: Arc<Boot>,
+}
+
+/// Syncs a file on a thread of its own, beside what else has to be durable before it counts.
+#[derive(Debug)]
+pub(super) struct LogSync {
+    ask: Sender<()>,
+    answer: Receiver<std::io::Result<()>>,
+}
+
+/// A sync that was begun.
+struct Syncing<'a>(&'a LogSync);
+
+impl LogSync {
+    /// Starts the thread, which ends when this is dropped.
+    pub(super) fn start(log: File) -> std::io::Result<Self> {
+        let (ask, asked) = channel();
+        let (answers, answer) = channel();
+        let work = move || {
+            while let Ok(()) = asked.recv() {
+                if answers.send(log.sync_data()).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("sync".to_owned()).spawn(work)?;
+        Ok(Self { ask, answer })
+    }
+
+    fn begin(&self) -> Syncing<'_> {
+        let _asked = self.ask.send(());
+        Syncing(self)
+    }
+}
+
+impl Syncing<'_> {
+    fn end(self) -> std::io::Result<()> {
+        self.0.answer.recv().unwrap_or_else(|_| Err(std::io::Error::other("its thread has ended")))
+    }
 }
 
 /// Lets so many pass until they are done.
@@ -240,16 +278,10 @@ fn apply(queue: &Receiver<Group>, mount: &Mount, inbox: &Inbox, journal: &Journa
             group.requests.extend(next.requests);
         }
         let (requests, tokens): (Vec<_>, Vec<_>) = group.requests.into_iter().unzip();
-        let synced = journal.log.sync_data();
+        let syncing = journal.log.begin();
+        let noted = || syncing.end().map_err(|error| format!("cannot sync the index: {error}"));
         let visible = |i: usize| journal.boot.note_visible(tokens[i]);
-        let outcomes = match synced {
-            Ok(()) => disk::apply_group(mount, &requests, visible),
-            Err(error) => {
-                let reason = format!("cannot sync the index: {error}");
-                let failed = disk::Outcome::Failed { reason, no_space: false };
-                vec![failed; requests.len()]
-            }
-        };
+        let outcomes = disk::apply_noted(mount, &requests, noted, visible);
         let paths = requests.into_iter().map(|request| request.path);
         inbox.push(Event::Applied(paths.zip(outcomes).collect()));
     }
@@ -270,7 +302,8 @@ mod tests {
         let mount = Mount::open(folder.path(), options).unwrap();
         let path = folder.path().join("boot");
         let boot = Arc::new(Boot::begin(&path).unwrap());
-        let journal = Journal { log: tempfile::tempfile().unwrap(), boot };
+        let log = LogSync::start(tempfile::tempfile().unwrap()).unwrap();
+        let journal = Journal { log, boot };
         let inbox = Mailbox::new(|_| 1, |_| false);
         let (groups, queue) = channel();
         for name in ["a", "b", "c"] {

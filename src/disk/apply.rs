@@ -109,6 +109,19 @@ impl From<Refused> for Outcome {
 pub fn apply_group(
     mount: &Mount,
     requests: &[ApplyRequest],
+    visible: impl FnMut(usize),
+) -> Vec<Outcome> {
+    apply_noted(mount, requests, || Ok(()), visible)
+}
+
+/// The same, where `noted` is asked once everything is staged: nothing becomes visible before it has
+/// returned, and nothing at all if it tells a reason why not. Whatever it waits for goes on beside the
+/// staging.
+#[must_use]
+pub fn apply_noted(
+    mount: &Mount,
+    requests: &[ApplyRequest],
+    noted: impl FnOnce() -> Result<(), String>,
     mut visible: impl FnMut(usize),
 ) -> Vec<Outcome> {
     let mut uses = staged_uses(requests);
@@ -122,6 +135,9 @@ pub fn apply_group(
         for plan in &mut plans {
             refuse_staged(mount, plan, &e);
         }
+    }
+    if let Err(reason) = noted() {
+        plans.iter_mut().for_each(|plan| call_off(mount, plan, &reason));
     }
     let mut placer = Placer::new(mount);
     let place = |(i, (request, plan))| {
@@ -145,6 +161,16 @@ fn staged_uses(requests: &[ApplyRequest]) -> HashMap<ContentId, usize> {
         }
     }
     uses
+}
+
+/// Nothing of this may become visible. What was staged is as good as before.
+fn call_off(mount: &Mount, plan: &mut Plan, reason: &str) {
+    match plan {
+        Plan::Settled(_) => return,
+        Plan::Put(item) => item.discard(mount, &mount.stage, item.name.as_bytes()),
+        Plan::Absent | Plan::Delete | Plan::InPlace | Plan::Link(_) => {}
+    }
+    *plan = Plan::Settled(Outcome::failed(reason));
 }
 
 fn refuse_staged(mount: &Mount, plan: &mut Plan, refused: &Refused) {

@@ -37,7 +37,7 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{ApplyRequest, Displaced, Outcome, Source, apply_group};
+pub use apply::{ApplyRequest, Displaced, Outcome, Source, apply_group, apply_noted};
 pub use call::{Call, Refused};
 pub use displaced::{LateWrite, look_again};
 pub use hand_over::{drop_kept, move_out};

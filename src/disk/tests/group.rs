@@ -49,6 +49,44 @@ fn one_failure_stops_no_other() {
 }
 
 #[test]
+fn nothing_is_visible_before_it_is_noted_and_nothing_if_it_is_not() {
+    let f = fixture();
+    f.write("gone", b"x");
+    f.write("old", b"x");
+    let group = || {
+        let (gone, old) = (Some(f.entry("gone")), Some(f.entry("old")));
+        let mode = request(b"old", Some(file(b"x", 0o600)), Source::None);
+        [
+            put_file(b"new", b"y"),
+            put_dir(b"dir"),
+            ApplyRequest { expected: gone, ..delete(b"gone") },
+            ApplyRequest { expected: old, ..mode },
+        ]
+    };
+    let before = || {
+        assert!(!f.path("new").exists() && !f.path("dir").exists() && f.path("gone").exists());
+        assert_ne!(0o600, f.entry("old").0.meta.mode);
+    };
+    let refused = || {
+        before();
+        Err("the index is full".to_owned())
+    };
+    for outcome in apply_noted(&f.mount, &group(), refused, |i| panic!("{i} is visible")) {
+        assert_eq!(Outcome::failed("the index is full"), outcome);
+    }
+    before();
+    assert_eq!(0, std::fs::read_dir(f.path(".trefoil/stage")).unwrap().count(), "all taken back");
+    let noted = || {
+        before();
+        Ok(())
+    };
+    let mut visible = Vec::new();
+    assert!(apply_noted(&f.mount, &group(), noted, |i| visible.push(i)).iter().all(done));
+    assert_eq!(vec![0, 1, 2, 3], visible);
+    assert!(f.path("new").exists() && !f.path("gone").exists());
+}
+
+#[test]
 fn changing_children_leaves_the_directorys_time() {
     let f = fixture();
     f.write("d/old", b"x");

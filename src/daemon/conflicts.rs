@@ -306,7 +306,7 @@ pub(super) fn restore(shared: &Shared, id: &str) -> io::Result<Restored> {
     let path = path.ok_or_else(|| io::Error::other("its description is damaged"))?;
     let gone = || io::Error::other(format!("mount \"{}\" is not configured here", loser.mount));
     let actor = shared.actor(&loser.mount).ok_or_else(gone)?;
-    let request = disk::ReadRequest { path: &path, known: None, even_if_open: true };
+    let request = disk::ReadRequest { path: &path, known: None, moved: None, even_if_open: true };
     let expected = match disk::read(&actor.mount, &request) {
         crate::model::Found::Absent => None,
         crate::model::Found::Entry { entry, signature, .. } => Some((entry, signature)),

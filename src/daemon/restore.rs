@@ -263,7 +263,7 @@ impl Work {
 
     /// What is there now, to be replaced.
     fn current(&self, path: &RelPath) -> Result<(Entry, crate::model::Signature), String> {
-        let request = disk::ReadRequest { path, known: None, even_if_open: true };
+        let request = disk::ReadRequest { path, known: None, moved: None, even_if_open: true };
         match disk::read(&self.to.mount, &request) {
             Found::Entry { entry, .. } if entry.is_dir() => {
                 Err("a directory is there; it is not replaced".to_owned())
@@ -330,7 +330,7 @@ impl Work {
         let mut meta = match asked.and_then(|request| request.target.clone()) {
             Some(entry) => entry.meta,
             None => {
-                let request = disk::ReadRequest { path: &above, known: None, even_if_open: true };
+                let request = disk::ReadRequest { path: &above, known: None, moved: None, even_if_open: true };
                 match disk::read(&self.to.mount, &request) {
                     Found::Entry { entry, .. } => entry.meta,
                     _ => return Err(format!("{above} cannot be looked at")),

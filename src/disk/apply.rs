@@ -24,10 +24,24 @@ pub enum Source {
     Inline(Arc<[u8]>),
     /// It becomes a further name of this file, which has the target's content and metadata.
     LinkTo(RelPath),
+    /// It is renamed from a path that a later request of the same group removes, where it has the
+    /// target's content and metadata.
+    Moved(Box<Moved>),
     /// Nowhere: a directory, a link, an empty file, or only metadata changes.
     None,
     /// The whole of it is in the stage. The last request of a group that needs it takes it out.
     Staged,
+}
+
+/// Where a file comes from that is renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Its path until now.
+    pub from: RelPath,
+    /// What must be there.
+    pub was: (Entry, Signature),
+    /// What becomes of it if it can neither come nor stay.
+    pub displaced: Displaced,
 }
 
 /// What becomes of the file that was there.
@@ -168,7 +182,7 @@ fn call_off(mount: &Mount, plan: &mut Plan, reason: &str) {
     match plan {
         Plan::Settled(_) => return,
         Plan::Put(item) => item.discard(mount, &mount.stage, item.name.as_bytes()),
-        Plan::Absent | Plan::Delete | Plan::InPlace | Plan::Link(_) => {}
+        Plan::Absent | Plan::Delete | Plan::InPlace | Plan::Link(_) | Plan::Move(_) => {}
     }
     *plan = Plan::Settled(Outcome::failed(reason));
 }

@@ -22,6 +22,7 @@ mod parents;
 mod place;
 mod prepare;
 mod read;
+mod relocate;
 mod scan;
 mod settle;
 mod stage;
@@ -37,7 +38,7 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{ApplyRequest, Displaced, Outcome, Source, apply_group, apply_noted};
+pub use apply::{ApplyRequest, Displaced, Moved, Outcome, Source, apply_group, apply_noted};
 pub use call::{Call, Refused};
 pub use displaced::{LateWrite, look_again};
 pub use hand_over::{drop_kept, move_out};

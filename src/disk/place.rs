@@ -32,7 +32,7 @@ const UNDO: Call = Call::new("rename.undo", "put the target back");
 /// Makes the changes of one group visible.
 #[derive(Debug)]
 pub(crate) struct Placer<'m> {
-    mount: &'m Mount,
+    pub(super) mount: &'m Mount,
     parents: Parents<'m>,
     /// Inodes that got a further name: their signatures are taken again at the end.
     linked: HashSet<u64>,
@@ -60,6 +60,7 @@ impl<'m> Placer<'m> {
             Plan::Delete => self.delete(request),
             Plan::InPlace => self.in_place(request),
             Plan::Link(other) => self.link(request, &other),
+            Plan::Move(moved) => self.relocate(request, &moved),
             Plan::Put(item) => self.put(request, &item),
         };
         outcome.unwrap_or_else(|outcome| outcome)
@@ -229,12 +230,7 @@ impl<'m> Placer<'m> {
         }
         let settled = self.look_at_displaced(&slot, request, expected);
         if let Err(outcome) = settled {
-            // If something new is there by now, both stay: this one for the second look.
-            let undo =
-                UNDO.run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags));
-            if let Err(e) = undo {
-                tracing::warn!(error = %e.reason(), "left for a second look");
-            }
+            put_back(mount, &slot, &parent.fd, name);
             return Err(outcome);
         }
         Ok(gone)
@@ -336,7 +332,7 @@ impl<'m> Placer<'m> {
     }
 
     /// Looks at what is to be displaced or changed, before anything is touched.
-    fn check(
+    pub(super) fn check(
         &self,
         parent: &Parent,
         name: &[u8],
@@ -372,7 +368,7 @@ impl<'m> Placer<'m> {
     }
 
     /// The signature of what was just placed, if it is still there, once nothing is left to set.
-    fn confirm(&self, dir: &OwnedFd, name: &[u8], item: &Item) -> Outcome {
+    pub(super) fn confirm(&self, dir: &OwnedFd, name: &[u8], item: &Item) -> Outcome {
         let confirmed = || -> Result<Option<Signature>, Refused> {
             let clock = self.mount.clock();
             let Some(look) = Look::at(dir, name)?.filter(|look| item.is(look)) else {
@@ -394,7 +390,7 @@ impl<'m> Placer<'m> {
         }
     }
 
-    fn parent<'p>(
+    pub(super) fn parent<'p>(
         &mut self,
         path: &'p RelPath,
     ) -> Result<(std::rc::Rc<Parent>, &'p [u8]), Outcome> {
@@ -403,7 +399,7 @@ impl<'m> Placer<'m> {
         Ok((parent, name))
     }
 
-    fn touch(&mut self, parent: &Parent) -> Result<(), Outcome> {
+    pub(super) fn touch(&mut self, parent: &Parent) -> Result<(), Outcome> {
         self.parents.touch(parent).map_err(unreachable)
     }
 }
@@ -416,7 +412,16 @@ fn unreachable(error: DiskError) -> Outcome {
     }
 }
 
-fn fate(policy: &Displaced) -> Fate {
+/// Puts what was displaced back. If something new is there by now, both stay: this one for the second
+/// look.
+pub(super) fn put_back(mount: &Mount, slot: &Slot<'_>, dir: &OwnedFd, name: &[u8]) {
+    let flags = RenameFlags::NOREPLACE;
+    if let Err(e) = UNDO.run(|| renameat_with(&mount.displaced, &*slot.name, dir, name, flags)) {
+        tracing::warn!(error = %e.reason(), "left for a second look");
+    }
+}
+
+pub(super) fn fate(policy: &Displaced) -> Fate {
     match policy {
         Displaced::Drop => Fate::Drop,
         Displaced::Keep(_) => Fate::Keep,

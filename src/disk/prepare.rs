@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, symlinkat};
 
-use super::apply::{ApplyRequest, Outcome, Source};
+use super::apply::{ApplyRequest, Moved, Outcome, Source};
 use super::call::{Call, Refused};
 use super::look::Look;
 use super::mount::Mount;
@@ -33,6 +33,8 @@ pub(crate) enum Plan {
     InPlace,
     /// A further name of a file.
     Link(RelPath),
+    /// A file comes from another path.
+    Move(Box<Moved>),
     /// This takes the place.
     Put(Item),
     /// It has ended already.
@@ -101,6 +103,10 @@ pub(crate) fn prepare(
     };
     if let (Kind::File { .. }, Source::LinkTo(other)) = (&target.kind, &request.source) {
         return Ok(Plan::Link(other.clone()));
+    }
+    if let (None, Kind::File { .. }, Source::Moved(moved)) = (expected, &target.kind, &request.source)
+    {
+        return Ok(Plan::Move(moved.clone()));
     }
     if expected.is_some_and(|expected| fits_in_place(expected, target)) {
         return Ok(Plan::InPlace);
@@ -181,7 +187,7 @@ fn put_file(
         Source::None if size == 0 => inline(mount, &[], wanted)?,
         // A file that is one with others gets an inode of its own.
         Source::None => local(mount, &request.path, wanted)?,
-        Source::LinkTo(_) => return Err(Outcome::ContentMissing),
+        Source::LinkTo(_) | Source::Moved(_) => return Err(Outcome::ContentMissing),
     };
     let duplicate = file.try_clone();
     let plan = dress(mount, name, Ok(file), meta, from_whole.then_some(content))?;

@@ -35,6 +35,8 @@ pub struct ReadRequest<'a> {
     pub path: &'a RelPath,
     /// As it was when its content was last known; if it is still so, nothing is opened.
     pub known: Option<Signature>,
+    /// What a file of this signature was at the path where it was before: it is not opened either.
+    pub moved: Option<(Signature, &'a Kind)>,
     /// Read it although a writer has it open. If such a file grows meanwhile, the part it had at
     /// first is taken, with a racy signature.
     pub even_if_open: bool,
@@ -72,6 +74,12 @@ fn look(mount: &Mount, request: &ReadRequest<'_>) -> Result<Found, DiskError> {
     if request.known.is_some_and(|known| !known.racy && known.unchanged(&look.signature(clock))) {
         return Ok(Found::Unchanged);
     }
+    if let Some((signature, kind)) = request.moved
+        && !signature.racy
+        && signature.unchanged(&look.signature(clock))
+    {
+        return read_moved(&dir, name, &look, kind, mount);
+    }
     if look.file_type() == Type::File {
         return read_file(mount, &dir, name, request.even_if_open);
     }
@@ -102,6 +110,26 @@ fn read_unopened(mount: &Mount, fd: &OwnedFd, look: &Look) -> Result<Found, Disk
     meta.mtime = mtime.unwrap_or(meta.mtime);
     let signature = look.signature(clock);
     Ok(Found::Entry { entry: Entry { kind, meta }, signature, content: None })
+}
+
+/// A file that is at another path than before, and has not changed: only its attributes are read.
+fn read_moved(
+    dir: &OwnedFd,
+    name: &[u8],
+    look: &Look,
+    kind: &Kind,
+    mount: &Mount,
+) -> Result<Found, DiskError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Some(fd) = open(dir, name, flags)? else {
+        return Ok(Found::Absent);
+    };
+    let (was, is) = (look.signature(mount.clock()), Look::of(&fd)?.signature(mount.clock()));
+    if !was.unchanged(&is) {
+        return Ok(Found::Unstable);
+    }
+    let meta = metadata::read(fd.as_fd(), look, mount.privileged)?;
+    Ok(Found::Entry { entry: Entry { kind: kind.clone(), meta }, signature: is, content: None })
 }
 
 fn read_file(

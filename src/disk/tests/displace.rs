@@ -77,7 +77,7 @@ fn the_second_look_works_after_a_restart() {
     f.write(&deep, b"old");
     let mut writer = OpenOptions::new().append(true).open(f.path(&deep)).unwrap();
     let path = rel(&deep);
-    let look = ReadRequest { path: &path, known: None, even_if_open: true };
+    let look = ReadRequest { path: &path, known: None, moved: None, even_if_open: true };
     let Found::Entry { entry, signature, .. } = read(&f.mount, &look) else { panic!() };
     let expected = Some((entry, signature));
     let gone = f.apply(ApplyRequest { expected, even_if_open: true, ..delete(deep.as_bytes()) });

@@ -114,20 +114,46 @@ pub(super) const CASES: &[Case] = &[
         },
         |f| vec![over(f, link(f, b"d/new"), Displaced::Trash(note(1)))],
     ),
+    case("move", make_file, |f| moved(f, b"d/f", b"d/new")),
+    case(
+        "move-deep-to-elsewhere",
+        |f| {
+            f.write(&deep(), OLD);
+            set_long_ago(&f.path(&deep()));
+            f.write("e/other", b"x");
+        },
+        |f| moved(f, deep().as_bytes(), b"e/new"),
+    ),
     case("unlink-from-a-group", make_shared, |f| vec![metadata(f, b"d/f")]),
 ];
+
+/// The file comes at the new path as it is, and goes from the old one.
+pub(super) fn moved(f: &Fixture, from: &[u8], to: &[u8]) -> Vec<ApplyRequest> {
+    let removed = over(f, delete(from), Displaced::Trash(note(1)));
+    let was = removed.expected.clone().unwrap();
+    let target = was.0.clone();
+    let source = Moved { from: rel(from), was, displaced: removed.displaced.clone() };
+    vec![request(to, Some(target), Source::Moved(Box::new(source))), removed]
+}
 
 /// Long enough that its name beside the label does not fit, short enough for plain calls.
 pub(super) fn deep() -> String {
     format!("d/{}/f", "x".repeat(240))
 }
 
+/// What is in files that are replaced, removed or moved.
+pub(super) const OLD: &[u8] = b"old";
+
+fn set_long_ago(path: &Path) {
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    std::fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+}
+
 pub(super) fn make_file(f: &Fixture) {
-    f.write("d/f", b"old");
+    f.write("d/f", OLD);
     set_mode(&f.path("d/f"), 0o600);
     set_xattr(&f.path("d/f"), "user.old", b"1");
-    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    std::fs::File::open(f.path("d/f")).unwrap().set_modified(long_ago).unwrap();
+    set_long_ago(&f.path("d/f"));
 }
 
 fn make_shared(f: &Fixture) {

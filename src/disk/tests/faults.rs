@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::fault_cases::{CASES, Case, stage_new};
+use super::fault_cases::{CASES, Case, OLD, stage_new};
 use super::*;
 use crate::disk::fault::{Moment, hook};
 
@@ -187,7 +187,10 @@ impl Trial {
             else {
                 continue;
             };
-            let is_there = now.get(path).and_then(Entry::content).is_some_and(|c| c.0 == *content);
+            let is = |entry: &Entry| entry.content().is_some_and(|c| c.0 == *content);
+            let moved = |r: &ApplyRequest| matches!(&r.source, Source::Moved(m) if m.from == request.path);
+            let came = self.requests.iter().find(|r| moved(r)).map(|r| r.path.as_bytes());
+            let is_there = [Some(path), came].into_iter().flatten().filter_map(|at| now.get(at)).any(is);
             if !is_there && request.displaced != Displaced::Drop {
                 assert!(self.aside().contains(content), "{}: content lost", self.name);
             }
@@ -222,7 +225,12 @@ impl Trial {
                     stage_new(&self.f);
                 }
                 let expected = now.contains_key(path).then(|| self.f.entry(path));
-                requests.push(ApplyRequest { expected, ..request.clone() });
+                // What cannot be moved any more is asked for.
+                let source = match &request.source {
+                    Source::Moved(_) => Source::Inline(OLD.into()),
+                    source => source.clone(),
+                };
+                requests.push(ApplyRequest { expected, source, ..request.clone() });
             }
             let outcomes = apply_group(&self.f.mount, &requests, |_| {});
             assert!(outcomes.iter().all(done), "{}: repeated: {outcomes:?}", self.name);

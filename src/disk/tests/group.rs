@@ -87,6 +87,45 @@ fn nothing_is_visible_before_it_is_noted_and_nothing_if_it_is_not() {
 }
 
 #[test]
+fn a_file_that_goes_and_comes_is_renamed() {
+    let f = fixture();
+    fault_cases::make_file(&f);
+    let (inode, times) = (inode(&f.path("d/f")), (mtime(&f.path("d")), mtime(f.dir.path())));
+    let group = fault_cases::moved(&f, b"d/f", b"new");
+    let opened = f.mount.counters.bytes_hashed.load(Ordering::Relaxed);
+    let outcomes = apply_group(&f.mount, &group, |_| {});
+    let Outcome::Done { signature } = outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!(opened, f.mount.counters.bytes_hashed.load(Ordering::Relaxed), "nothing is read");
+    f.check_is(&group[0].path, group[0].target.as_ref(), signature);
+    assert!(done(&outcomes[1]) && !f.path("d/f").exists());
+    assert_eq!(inode, self::inode(&f.path("new")));
+    assert_eq!(times, (mtime(&f.path("d")), mtime(f.dir.path())));
+    assert_eq!(0, std::fs::read_dir(f.path(".trefoil/displaced")).unwrap().count());
+}
+
+#[test]
+fn a_file_that_is_not_what_was_expected_or_is_open_is_not_renamed() {
+    let f = fixture();
+    f.write("old", b"x");
+    let group = fault_cases::moved(&f, b"old", b"new");
+    let writer = std::fs::OpenOptions::new().append(true).open(f.path("old")).unwrap();
+    let outcomes = apply_group(&f.mount, &group, |_| {});
+    assert_eq!([Outcome::ContentMissing, Outcome::Busy], *outcomes);
+    drop(writer);
+    f.write("old", b"edited");
+    let outcomes = apply_group(&f.mount, &group, |_| {});
+    assert_eq!([Outcome::ContentMissing, Outcome::Changed], *outcomes);
+    f.write("new", b"taken");
+    let group = fault_cases::moved(&f, b"old", b"new");
+    let outcomes = apply_group(&f.mount, &group[..1], |_| {});
+    assert_eq!([Outcome::Changed], *outcomes);
+    let gone = fault_cases::moved(&f, b"old", b"gone/new");
+    assert_eq!([Outcome::ParentMissing], *apply_group(&f.mount, &gone[..1], |_| {}));
+    let read = |name| std::fs::read(f.path(name)).unwrap();
+    assert_eq!((&b"edited"[..], &b"taken"[..]), (&*read("old"), &*read("new")));
+}
+
+#[test]
 fn changing_children_leaves_the_directorys_time() {
     let f = fixture();
     f.write("d/old", b"x");

@@ -36,7 +36,7 @@ fn a_known_file_is_not_opened_again() {
     let known = Some(Signature { racy: false, ..signature });
     let opened = f.mount.counters.files_opened.load(Ordering::Relaxed);
     let path = rel("a");
-    let look = |known| read(&f.mount, &ReadRequest { path: &path, known, even_if_open: false });
+    let look = |known| read(&f.mount, &ReadRequest { path: &path, known, moved: None, even_if_open: false });
     assert_eq!(Found::Unchanged, look(known));
     assert_eq!(opened, f.mount.counters.files_opened.load(Ordering::Relaxed));
     f.write("a", b"other");
@@ -61,7 +61,7 @@ fn a_file_open_for_writing_is_busy() {
     writer.write_all(b"half").unwrap();
     assert_eq!(Found::Busy, f.look("a"));
     let path = rel("a");
-    let request = ReadRequest { path: &path, known: None, even_if_open: true };
+    let request = ReadRequest { path: &path, known: None, moved: None, even_if_open: true };
     assert!(matches!(read(&f.mount, &request), Found::Entry { .. }));
     drop(writer);
     assert!(matches!(f.look("a"), Found::Entry { .. }));

@@ -17,6 +17,7 @@ use super::halt::Halt;
 use super::mailbox::{Batch, Mailbox};
 use super::mirror::Turn;
 use super::missed::Audit;
+use super::moves::Moves;
 use super::open;
 use super::open::note_marker;
 use super::shelf::Shelf;
@@ -139,6 +140,7 @@ pub(super) struct Actor {
     pub noted: Sequence,
     pub fetches: BTreeMap<RelPath, super::fetch::Plan>,
     pub shelf: Shelf,
+    pub moves: Moves,
     pub waiters: Vec<Waiter>,
     pub next_waiter: u64,
     pub shared: Arc<super::Shared>,

@@ -299,7 +299,8 @@ fn read_some(actor: &ActorHandle, after: Option<RelPath>) -> Result<Step, String
 }
 
 fn read_one(actor: &ActorHandle, record: &Record, step: &mut Step) {
-    let request = disk::ReadRequest { path: &record.path, known: None, moved: None, even_if_open: true };
+    let request =
+        disk::ReadRequest { path: &record.path, known: None, moved: None, even_if_open: true };
     let found = disk::read(&actor.mount, &request);
     match &found {
         Found::Entry { signature, entry, .. } => {

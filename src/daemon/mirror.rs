@@ -6,13 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::actor::Actor;
-use super::workers::{Group, Job, Listing, Look};
-use super::{conflicts, trash};
+use super::workers::{Group, Job, Look};
+use super::{conflicts, moves, trash};
 use crate::disk::{self, ApplyRequest, KeptId, Source};
 use crate::engine::clock::Now;
-use crate::engine::{
-    Class, Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen,
-};
+use crate::engine::{Considered, Displaced, Hint, HintKind, Input, Outcome, Output, Policy, Seen};
 use crate::index::{IndexError, Row, Token};
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, LinkGroup, NodeId, Record, RelPath, Signature, limits,
@@ -93,7 +91,8 @@ impl Actor {
             }
             Output::Read { path, even_if_open } => {
                 let known = self.index.row(&path)?.and_then(|row| row.signature);
-                self.turn.reads.push(Look { path, known, even_if_open });
+                let origin = self.moves.found(&path);
+                self.turn.reads.push(Look { path, known, origin, even_if_open });
                 Ok(())
             }
             Output::Refresh { path, signature } => {
@@ -234,56 +233,6 @@ impl Actor {
         Ok(others.filter_map(of).min().or_else(|| own.and_then(of)))
     }
 
-    /// Compares a listing with the index.
-    pub(super) fn listing(&mut self, dir: &RelPath, found: Listing) -> Result<(), IndexError> {
-        self.turn.listings += 1;
-        if self.is_halted() {
-            self.walk_cut = true;
-            return Ok(());
-        }
-        let Some(found) = found else {
-            return self
-                .input(Input::Hinted(vec![Hint { path: dir.clone(), kind: HintKind::Differs }]));
-        };
-        let mut known = self.index.children(dir)?.into_iter().peekable();
-        let mut hints = Vec::new();
-        let mut hint = |name: &[u8], is_news: bool| {
-            // A path too long to be mirrored is told by whoever reads its directory.
-            let Ok(path) = dir.join(name) else { return };
-            if self.place.policy.class(&path) == Class::Local {
-                return;
-            }
-            if let (true, Some(audit)) = (is_news, &mut self.audit) {
-                audit.found(&path);
-            }
-            hints.push(Hint { path, kind: HintKind::Differs });
-        };
-        for child in found {
-            while let Some(gone) = known.next_if(|known| known.name < child.name) {
-                hint(&gone.name, true);
-            }
-            match known.next_if(|known| known.name == child.name) {
-                Some(known) if is_unchanged(known.signature, &child) => {}
-                Some(known) => hint(&child.name, !is_touched(known.signature, &child)),
-                None => hint(&child.name, true),
-            }
-        }
-        known.for_each(|gone| hint(&gone.name, true));
-        self.input(Input::Hinted(hints))
-    }
-
-    /// A subtree was listed.
-    pub(super) fn walked(&mut self, top: &RelPath) -> Result<(), IndexError> {
-        self.walking.pop_front();
-        // What was listed while the mount was away says nothing: it is listed again when it is back.
-        let cut = std::mem::take(&mut self.walk_cut) || self.is_halted();
-        if !cut && top.is_root() {
-            self.scanned = true;
-            self.end_audit();
-        }
-        self.input(Input::Listed(top.clone()))
-    }
-
     fn apply(
         &mut self,
         record: Record,
@@ -416,6 +365,9 @@ impl Actor {
         let rows = self.index.with_content(content, COPY_CANDIDATES)?;
         let from: Vec<_> = rows.into_iter().map(|row| row.record.path).collect();
         self.plan_fetch(&path, peers, lane);
+        if self.comes_from_here(&path, &from) {
+            return self.input(Input::Fetched { path, content, result: Ok(()) });
+        }
         if from.is_empty() {
             return self.copied(path, content, size, false);
         }
@@ -452,12 +404,11 @@ impl Actor {
             self.boot.clear();
         }
         self.applying += requests.len();
-        let mut requests = requests.into_iter().peekable();
-        while requests.peek().is_some() {
-            let requests = requests.by_ref().take(limits::APPLY_GROUP_MAX).collect();
+        for requests in self.groups(requests, limits::APPLY_GROUP_MAX) {
             drop(self.workers.groups.send(Group { requests }));
         }
-        let mut reads = std::mem::take(&mut self.turn.reads).into_iter().peekable();
+        let reads = moves::in_pairs(std::mem::take(&mut self.turn.reads));
+        let mut reads = reads.into_iter().peekable();
         while reads.peek().is_some() {
             let looks = reads.by_ref().take(LOOKS_PER_JOB).collect();
             drop(self.workers.jobs.send(Job::Read(looks)));
@@ -475,21 +426,4 @@ impl Actor {
         }
         Ok(())
     }
-}
-
-/// Whether a listed child needs no look. A directory's own times move with its children.
-fn is_unchanged(known: Option<Signature>, child: &disk::Listed) -> bool {
-    let Some(before) = known else { return false };
-    if child.is_dir {
-        return is_touched(known, child) && before.mtime == child.signature.mtime;
-    }
-    !before.racy && before.unchanged(&child.signature)
-}
-
-/// Whether a listed directory can differ in nothing but its times.
-fn is_touched(known: Option<Signature>, child: &disk::Listed) -> bool {
-    let same = |known: Signature| {
-        known.inode == child.signature.inode && known.mode == child.signature.mode
-    };
-    child.is_dir && known.is_some_and(same)
 }

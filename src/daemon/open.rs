@@ -14,6 +14,7 @@ use super::actor::{Actor, Bulk, End, Event, Inbox, Place, start_watch};
 use super::halt::Halt;
 use super::mailbox::Mailbox;
 use super::mirror::Turn;
+use super::moves::Moves;
 use super::shelf::Shelf;
 use super::workers::{Journal, LogSync, Workers};
 use super::{ActorHandle, Shared};
@@ -170,6 +171,7 @@ pub(super) fn open(
         fetches: BTreeMap::new(),
         linking: BTreeMap::new(),
         shelf: Shelf::default(),
+        moves: Moves::default(),
         waiters: Vec::new(),
         next_waiter: 0,
         shared: shared.clone(),

@@ -330,7 +330,12 @@ impl Work {
         let mut meta = match asked.and_then(|request| request.target.clone()) {
             Some(entry) => entry.meta,
             None => {
-                let request = disk::ReadRequest { path: &above, known: None, moved: None, even_if_open: true };
+                let request = disk::ReadRequest {
+                    path: &above,
+                    known: None,
+                    moved: None,
+                    even_if_open: true,
+                };
                 match disk::read(&self.to.mount, &request) {
                     Found::Entry { entry, .. } => entry.meta,
                     _ => return Err(format!("{above} cannot be looked at")),

@@ -46,6 +46,7 @@ impl Actor {
             return Ok(());
         }
         self.input(Input::Moved { peer, sequence: announce.moved })?;
+        self.note_leaving(&announce.records);
         for announced in announce.records {
             let Announced { sequence, record, after, content } = announced;
             let ours = self.index.row(&record.path)?.map(|row| row.record);

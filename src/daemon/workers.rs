@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::actor::{Event, Inbox};
+use super::moves::Origin;
 use crate::disk::{self, ApplyRequest, Listed, Mount, ReadRequest};
 use crate::engine::Policy;
 use crate::index::{Boot, Token};
@@ -30,6 +31,8 @@ const LISTINGS_MAX: usize = 64;
 pub(super) struct Look {
     pub path: RelPath,
     pub known: Option<Signature>,
+    /// Where the file was until now, if it is the same.
+    pub origin: Option<Origin>,
     pub even_if_open: bool,
 }
 
@@ -193,8 +196,9 @@ fn read_jobs(queue: &Mutex<Receiver<Job>>, mount: &Mount, inbox: &Inbox) {
 }
 
 fn look(mount: &Mount, look: Look) -> (RelPath, Found) {
-    let Look { path, known, even_if_open } = look;
-    let found = disk::read(mount, &ReadRequest { path: &path, known, even_if_open });
+    let Look { path, known, origin, even_if_open } = look;
+    let moved = origin.as_ref().map(|origin| (origin.signature, &origin.kind));
+    let found = disk::read(mount, &ReadRequest { path: &path, known, moved, even_if_open });
     (path, found)
 }
 

@@ -104,7 +104,8 @@ pub(crate) fn prepare(
     if let (Kind::File { .. }, Source::LinkTo(other)) = (&target.kind, &request.source) {
         return Ok(Plan::Link(other.clone()));
     }
-    if let (None, Kind::File { .. }, Source::Moved(moved)) = (expected, &target.kind, &request.source)
+    if let (None, Kind::File { .. }, Source::Moved(moved)) =
+        (expected, &target.kind, &request.source)
     {
         return Ok(Plan::Move(moved.clone()));
     }

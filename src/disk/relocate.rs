@@ -47,20 +47,21 @@ impl Placer<'_> {
         self.touch(&parent)?;
         let flags = RenameFlags::NOREPLACE;
         LEAVE
-            .run(|| {
-                renameat_with(&old_parent.fd, old_name, &mount.displaced, &*slot.name, flags)
-            })
-            .map_err(|e| if e.errno() == Errno::NOENT { Outcome::ContentMissing } else { e.into() })?;
-        let placed = settle::judge(mount, &slot, &old, &moved.was).map_err(elsewhere).and_then(|look| {
-            ARRIVE
-                .run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags))
-                .map_err(|e| match e.errno() {
-                    Errno::EXIST => Outcome::Changed,
-                    Errno::NOENT | Errno::NOTDIR => Outcome::ParentMissing,
-                    _ => e.into(),
-                })
-                .map(|()| look)
-        });
+            .run(|| renameat_with(&old_parent.fd, old_name, &mount.displaced, &*slot.name, flags))
+            .map_err(
+                |e| if e.errno() == Errno::NOENT { Outcome::ContentMissing } else { e.into() },
+            )?;
+        let placed =
+            settle::judge(mount, &slot, &old, &moved.was).map_err(elsewhere).and_then(|look| {
+                ARRIVE
+                    .run(|| renameat_with(&mount.displaced, &*slot.name, &parent.fd, name, flags))
+                    .map_err(|e| match e.errno() {
+                        Errno::EXIST => Outcome::Changed,
+                        Errno::NOENT | Errno::NOTDIR => Outcome::ParentMissing,
+                        _ => e.into(),
+                    })
+                    .map(|()| look)
+            });
         match placed {
             Ok(look) => {
                 let item = Item::new(String::new(), look);

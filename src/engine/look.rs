@@ -25,6 +25,10 @@ const BUSY_DOUBLINGS_MAX: u32 = 16;
 /// the last time is not all looked at.
 const SWEEP_EVERY: u32 = 50;
 
+/// How long what is in a directory that is gone waits while others are listed: if one of them is the
+/// same under its new name, each file is found there before it is missed here.
+const LISTING_MS: u64 = 500;
+
 /// Files of at least this many bytes are not read again at once when they change again.
 const LARGE_BYTES: u64 = 1 << 20;
 
@@ -134,6 +138,12 @@ impl Engine {
     fn sweep_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
         if dirty.attempts > 0 && self.is_held_open(path) {
             self.hold(now, path, true);
+            return;
+        }
+        let listing = self.listings.keys().any(|dir| !dir.is_root());
+        if listing && now.monotonic_ms < dirty.first_ms + LISTING_MS {
+            self.wait_in_line(&dirty, path);
+            self.again(now, path, dirty, SOON_MS);
             return;
         }
         let looks = |slot: &Slot| slot.dirty.is_some() || matches!(slot.busy, Busy::Reading(_));

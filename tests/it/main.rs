@@ -29,6 +29,7 @@ mod named;
 mod outside;
 mod partition;
 mod promises;
+mod renames;
 mod rogue;
 mod steps;
 mod tidy;

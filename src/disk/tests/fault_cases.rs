@@ -119,7 +119,7 @@ pub(super) const CASES: &[Case] = &[
         "move-deep-to-elsewhere",
         |f| {
             f.write(&deep(), OLD);
-            set_long_ago(&f.path(&deep()));
+            set_long_ago(&f.path(deep()));
             f.write("e/other", b"x");
         },
         |f| moved(f, deep().as_bytes(), b"e/new"),

@@ -188,9 +188,11 @@ impl Trial {
                 continue;
             };
             let is = |entry: &Entry| entry.content().is_some_and(|c| c.0 == *content);
-            let moved = |r: &ApplyRequest| matches!(&r.source, Source::Moved(m) if m.from == request.path);
+            let moved =
+                |r: &ApplyRequest| matches!(&r.source, Source::Moved(m) if m.from == request.path);
             let came = self.requests.iter().find(|r| moved(r)).map(|r| r.path.as_bytes());
-            let is_there = [Some(path), came].into_iter().flatten().filter_map(|at| now.get(at)).any(is);
+            let is_there =
+                [Some(path), came].into_iter().flatten().filter_map(|at| now.get(at)).any(is);
             if !is_there && request.displaced != Displaced::Drop {
                 assert!(self.aside().contains(content), "{}: content lost", self.name);
             }

@@ -137,7 +137,10 @@ impl Fixture {
 
     fn look(&self, path: impl AsRef<[u8]>) -> Found {
         let path = rel(path);
-        read(&self.mount, &ReadRequest { path: &path, known: None, moved: None, even_if_open: false })
+        read(
+            &self.mount,
+            &ReadRequest { path: &path, known: None, moved: None, even_if_open: false },
+        )
     }
 
     #[track_caller]

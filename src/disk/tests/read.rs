@@ -36,7 +36,9 @@ fn a_known_file_is_not_opened_again() {
     let known = Some(Signature { racy: false, ..signature });
     let opened = f.mount.counters.files_opened.load(Ordering::Relaxed);
     let path = rel("a");
-    let look = |known| read(&f.mount, &ReadRequest { path: &path, known, moved: None, even_if_open: false });
+    let look = |known| {
+        read(&f.mount, &ReadRequest { path: &path, known, moved: None, even_if_open: false })
+    };
     assert_eq!(Found::Unchanged, look(known));
     assert_eq!(opened, f.mount.counters.files_opened.load(Ordering::Relaxed));
     f.write("a", b"other");

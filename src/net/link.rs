@@ -387,7 +387,8 @@ async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream
     loop {
         let message = match read_frame(&mut stream, CONTROL_BYTES_MAX).await {
             Ok(Some(message)) => ControlMessage::decode(&message),
-            Ok(None) => return StreamError::Unexpected("end of the control stream"),
+            // Its link has ended, and that reaches us before the reason does: no offence.
+            Ok(None) => return StreamError::Closed,
             Err(error) => return error,
         };
         match message {

@@ -54,6 +54,7 @@ impl Engine {
             emptied: false,
             joining: self.setup.joining,
             glimpse: None,
+            swept: false,
             attempts: 0,
         });
         if class == Class::Barrier && dirty.order != order {
@@ -116,6 +117,7 @@ impl Engine {
             emptied: false,
             joining: self.setup.joining,
             glimpse: None,
+            swept: false,
             attempts: 0,
         });
         dirty.due_ms = dirty.due_ms.min(at + in_ms);
@@ -134,6 +136,7 @@ impl Engine {
             Some(newer) => {
                 newer.first_ms = newer.first_ms.min(dirty.first_ms);
                 newer.list |= dirty.list;
+                newer.swept |= dirty.swept;
                 if self.arrivals.contains_key(&dirty.order) {
                     self.arrivals.remove(&newer.order);
                     newer.order = dirty.order;

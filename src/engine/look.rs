@@ -25,8 +25,8 @@ const BUSY_DOUBLINGS_MAX: u32 = 16;
 /// the last time is not all looked at.
 const SWEEP_EVERY: u32 = 50;
 
-/// How long what is in a directory that is gone waits while others are listed: if one of them is the
-/// same under its new name, each file is found there before it is missed here.
+/// How long what was in a directory that is gone waits while others are listed: one of them may be the
+/// same under its new name.
 const LISTING_MS: u64 = 500;
 
 /// Files of at least this many bytes are not read again at once when they change again.
@@ -134,25 +134,28 @@ impl Engine {
     }
 
     /// Children go before their directory: some at a time, and what cannot be looked at stops no
-    /// other for long.
-    fn sweep_first(&mut self, now: Now, path: &RelPath, dirty: Dirty) {
-        if dirty.attempts > 0 && self.is_held_open(path) {
+    /// other for long. If the directory is elsewhere now, its files are to be found there before they
+    /// are missed here.
+    fn sweep_first(&mut self, now: Now, path: &RelPath, mut dirty: Dirty) {
+        if dirty.swept && self.is_held_open(path) {
             self.hold(now, path, true);
             return;
         }
         let listing = self.listings.keys().any(|dir| !dir.is_root());
-        if listing && now.monotonic_ms < dirty.first_ms + LISTING_MS {
+        let wait = if listing { LISTING_MS } else { SOON_MS };
+        if !dirty.swept && now.monotonic_ms < dirty.first_ms + wait {
             self.wait_in_line(&dirty, path);
             self.again(now, path, dirty, SOON_MS);
             return;
         }
         let looks = |slot: &Slot| slot.dirty.is_some() || matches!(slot.busy, Busy::Reading(_));
         let under_way = self.slots_below(path).any(|(_, slot)| looks(slot));
-        if !under_way || dirty.attempts.is_multiple_of(SWEEP_EVERY) {
+        if !under_way || !dirty.swept || dirty.attempts.is_multiple_of(SWEEP_EVERY) {
             self.outputs.push_back(Output::Sweep(path.clone()));
         }
+        let soon = if dirty.swept { SOON_MS } else { 0 };
+        dirty.swept = true;
         self.wait_in_line(&dirty, path);
-        let soon = if dirty.attempts == 0 { 0 } else { SOON_MS };
         self.again(now, path, dirty, soon);
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Dirty {
     /// A barrier as it was seen while other changes were still unread: it is taken when it is still
     /// so after those.
     pub glimpse: Option<Signature>,
+    /// A directory that is gone: what was in it was told to be looked at.
+    pub swept: bool,
     /// Reads that ended in nothing.
     pub attempts: u32,
 }

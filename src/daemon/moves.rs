@@ -15,6 +15,10 @@ use crate::model::limits::DIRTY_MAX;
 use crate::model::{Kind, RelPath, Signature};
 use crate::net::Announced;
 
+/// Files of one directory that are looked at under both names at a time, as all of them are known to
+/// the engine at once. What is more is found under its new name first, and copied on the other nodes.
+const ORIGINS_MAX: usize = 16_384;
+
 /// What a path held at another one, until a moment ago.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
@@ -61,6 +65,9 @@ impl Actor {
     ) -> Result<Vec<Hint>, IndexError> {
         let mut origins = BTreeMap::new();
         for child in new.iter().filter(|child| self.scanned && !child.is_dir) {
+            if origins.len() >= ORIGINS_MAX {
+                break;
+            }
             let Ok(path) = dir.join(&child.name) else { continue };
             let is = |row: &Row| {
                 let was = row.signature.filter(|was| !was.racy && was.unchanged(&child.signature));

@@ -134,6 +134,7 @@ pub(super) fn open(
         tracing::warn!(mount = place.name, "the power went; the index may lack its last changes");
         index.begin_life(incarnation()?)?;
     }
+    index.begin_rules(place.policy.hash())?;
     note(&mount, &index)?;
     if !left.visible.is_empty() {
         // What was not durable when the daemon was killed is noted as such now.

@@ -49,6 +49,10 @@ impl Actor {
         self.note_leaving(&announce.records);
         for announced in announce.records {
             let Announced { sequence, record, after, content } = announced;
+            let policy = &self.place.policy;
+            if sequence > Sequence(0) && policy.class(&record.path) == Class::Local {
+                self.index.note_passed(peer, lane, sequence, policy.hash())?;
+            }
             let ours = self.index.row(&record.path)?.map(|row| row.record);
             let content = match (content, record.entry.as_ref().and_then(|e| e.content())) {
                 (Some(bytes), Some((id, _))) => self.shelf.put(record.path.clone(), id, bytes),

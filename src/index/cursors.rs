@@ -61,6 +61,7 @@ impl Index {
         self.begin()?;
         let id = signed(peer.0);
         self.execute("write", "DELETE FROM cursors WHERE peer = ?1", [id])?;
+        self.execute("write", "DELETE FROM passed WHERE peer = ?1", [id])?;
         self.forget_via(peer)?;
         let sql = "INSERT OR REPLACE INTO peers (peer, incarnation) VALUES (?1, ?2)";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
@@ -84,6 +85,37 @@ impl Index {
         self.forget_via(peer)?;
         let sql = "UPDATE peers SET incarnation = ?2 WHERE peer = ?1";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
+    }
+
+    /// Notes that a change which the peer told was passed over: by these rules its path is not mirrored.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn note_passed(
+        &mut self,
+        peer: NodeId,
+        lane: Lane,
+        sequence: Sequence,
+        rules: [u8; 32],
+    ) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT OR IGNORE INTO passed (peer, lane, seq, rules) VALUES (?1, ?2, ?3, ?4)";
+        let parameters = (signed(peer.0), lane.number(), signed(sequence.0), rules);
+        self.execute("write", sql, parameters).map(drop)
+    }
+
+    /// By these rules the mount is mirrored now: what was passed over by others is asked for again.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn begin_rules(&mut self, rules: [u8; 32]) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "UPDATE cursors SET done = min(done, seq - 1) FROM passed \
+                   WHERE passed.peer = cursors.peer AND passed.lane = cursors.lane \
+                   AND passed.rules != ?1";
+        self.execute("write", sql, [rules])?;
+        self.execute("write", "DELETE FROM passed WHERE rules != ?1", [rules])?;
+        self.commit()
     }
 
     /// Up to where a peer can have heard of this index: to where it was when they parted, or without a
@@ -234,6 +266,36 @@ mod tests {
             entry: Some(Entry { kind: Kind::Dir, meta }),
             version: Version::edit(stamp, None),
         }
+    }
+
+    #[test]
+    fn what_was_passed_over_is_asked_for_again_by_other_rules() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
+        let (peer, other) = (NodeId(1), NodeId(2));
+        let done = |index: &Index, peer| {
+            let done = index.cursors(peer).unwrap().done;
+            done.iter().find(|(lane, _)| *lane == Lane::Normal).unwrap().1
+        };
+        index.forget_peer(peer, Incarnation(8)).unwrap();
+        index.set_done(peer, Lane::Normal, Sequence(90)).unwrap();
+        index.set_done(other, Lane::Normal, Sequence(90)).unwrap();
+        for sequence in [50, 60] {
+            index.note_passed(peer, Lane::Normal, Sequence(sequence), [1; 32]).unwrap();
+        }
+        index.begin_rules([1; 32]).unwrap();
+        assert_eq!(Sequence(90), done(&index, peer), "the rules are the same");
+        index.begin_rules([2; 32]).unwrap();
+        assert_eq!((Sequence(49), Sequence(90)), (done(&index, peer), done(&index, other)));
+        index.set_done(peer, Lane::Normal, Sequence(90)).unwrap();
+        index.begin_rules([1; 32]).unwrap();
+        assert_eq!(Sequence(90), done(&index, peer), "once is enough");
+        index.note_passed(peer, Lane::Normal, Sequence(60), [1; 32]).unwrap();
+        index.forget_peer(peer, Incarnation(9)).unwrap();
+        index.set_done(peer, Lane::Normal, Sequence(5)).unwrap();
+        index.begin_rules([2; 32]).unwrap();
+        assert_eq!(Sequence(5), done(&index, peer), "that was of another index");
     }
 
     #[test]

@@ -46,10 +46,13 @@ CREATE TABLE state (
 ";
 
 /// What a later release added, and an earlier one does without. `told` is up to where a peer can have
-/// heard of this index.
+/// heard of this index, `passed` from where on something that a peer told was passed over, under which rules.
 pub(super) const ADDED: &str = "
 CREATE TABLE IF NOT EXISTS guard (class INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS told (peer INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS passed (
+  peer INTEGER NOT NULL, lane INTEGER NOT NULL, seq INTEGER NOT NULL, rules BLOB NOT NULL,
+  PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
 ";
 
 /// Makes the tables if the file is new. Says whether it was.

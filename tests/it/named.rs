@@ -54,6 +54,38 @@ fn rules_that_ignore_more_delete_nothing_on_the_way_nor_on_the_way_back() {
     assert!(conflicts(&cluster, 1).is_empty());
 }
 
+#[test]
+fn what_was_passed_over_while_it_was_ignored_comes_when_it_is_not() {
+    let kept = "watch = \"auto\"";
+    let ignoring = "watch = \"auto\"\nignore = [\"*.log\"]";
+    let mut cluster = Cluster::start(&Setup::new().nodes(2).mount(MOUNT).mount_lines(kept));
+    fs::write(at(&cluster, 1, "old.log"), "before").unwrap();
+    cluster.node(1).done(&["wait"]);
+    cluster.node_mut(2).stop();
+    fs::write(at(&cluster, 1, "old.log"), "changed").unwrap();
+    fs::write(at(&cluster, 1, "new.log"), "new").unwrap();
+    cluster.wait_until(SOON, "both files in the index", |cluster| {
+        let status = cluster.node(1).status()?;
+        let all = status["mounts"][0]["bytes"] == "changed".len() + "new".len();
+        if all { Ok(()) } else { Err(status.to_string()) }
+    });
+    reconfigure(&mut cluster, 1, kept, ignoring);
+    cluster.node_mut(2).start();
+    cluster.wait_ready(2);
+    reconfigure(&mut cluster, 2, kept, ignoring);
+    // Node 2 has been told of all by now, and takes none of it.
+    fs::write(at(&cluster, 1, "c.txt"), "c").unwrap();
+    cluster.node(1).done(&["wait"]);
+    assert_eq!("before", fs::read_to_string(at(&cluster, 2, "old.log")).unwrap());
+    assert!(!at(&cluster, 2, "new.log").exists());
+    reconfigure(&mut cluster, 1, ignoring, kept);
+    reconfigure(&mut cluster, 2, ignoring, kept);
+    cluster.wait_in_sync(SOON);
+    cluster.wait_equal(SOON);
+    assert_eq!("changed", fs::read_to_string(at(&cluster, 2, "old.log")).unwrap());
+    assert!(conflicts(&cluster, 1).is_empty());
+}
+
 /// Fails if anything below a folder can be read by others than its owner.
 #[track_caller]
 fn nobody_else_reads(top: &Path, is_open_below: bool) {

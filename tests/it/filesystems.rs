@@ -348,7 +348,10 @@ fn a_file_system_that_is_unmounted_is_held_and_goes_on_when_it_is_back() {
     for name in ["a", "b", "c"] {
         lab.wait_text(&[1, 2], name, "kept");
     }
-    fs::remove_dir_all(root).unwrap();
+    // The daemon tries again each second whether it is the right one, and makes files to find out.
+    lab.cluster.wait_until(SOON, "removal", |_| {
+        fs::remove_dir_all(&root).map_err(|error| error.to_string())
+    });
     // It really is unmounted: nobody holds it, so that it can be checked and moved elsewhere.
     let image = lab.systems[0].image();
     lab.cluster.wait_until(SOON, "free image", |_| {

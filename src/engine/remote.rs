@@ -221,6 +221,11 @@ impl Engine {
     fn take(&mut self, now: Now, considered: Considered, record: Record, keep_ours: bool) {
         let Considered { path, ours, parent_live, children } = considered;
         let ours_entry = ours.as_ref().and_then(|ours| ours.entry.as_ref());
+        if !record.is_dir() && self.slots_below(&path).any(|(_, slot)| slot.is_leaving()) {
+            // Told to others before those removals, it would look like one that never saw them.
+            self.retry_want(now, &path, SOON_MS, Waits::Children);
+            return;
+        }
         match (&record.entry, ours_entry) {
             (None, None) => {
                 self.store_taken(now, record);

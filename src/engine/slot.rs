@@ -70,6 +70,12 @@ impl Slot {
         idle && self.want.as_deref().is_some_and(waits)
     }
 
+    /// Whether a removal is to be done here that is not under way yet.
+    pub(super) fn is_leaving(&self) -> bool {
+        let under_way = matches!(&self.busy, Busy::Applying(record) if !record.is_live());
+        !under_way && self.want.as_deref().is_some_and(|want| !want.record.is_live())
+    }
+
     /// Whether the directory that shall go holds only what is not mirrored.
     pub(super) fn holds_unmirrored(&self) -> bool {
         self.want.as_ref().is_some_and(|want| want.holds_unmirrored)

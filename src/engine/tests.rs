@@ -454,3 +454,17 @@ fn a_file_that_was_just_closed_is_not_read_before_its_writer_is_gone() {
     }
     assert_eq!([false, false, false, true, true], *read, "then it counts as open");
 }
+
+#[test]
+fn a_directory_goes_after_what_is_to_go_from_it() {
+    let dir = || live("d", Kind::Dir, 1);
+    let mut story = Story::new(vec![dir()]);
+    assert_eq!(["apply d/e"], *story.announced(Lane::Normal, 1, None, live("d/e", Kind::Dir, 2)));
+    let no_space = || Outcome::Failed("no space".to_owned());
+    // The directory's removal comes while its child cannot be made.
+    assert!(story.removed("d/e", 3, None).is_empty());
+    assert!(story.removed("d", 4, None).is_empty());
+    assert!(story.applied("d/e", no_space()).is_empty());
+    let said: Vec<_> = (0..2).flat_map(|_| story.pass(1000)).collect();
+    assert_eq!(["remove d/e", "apply d"], *said);
+}

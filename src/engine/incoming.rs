@@ -22,10 +22,13 @@ pub(super) enum Strictness {
 /// What cannot go on by itself, and on which lane it came; the last in this order is let go first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Place {
-    /// What is in it waits for it: the one furthest down goes first.
-    Directory(RelPath, usize),
     /// A directory that shall go waits for what is in it: the one furthest up goes first.
-    Other(Reverse<RelPath>, usize),
+    Removal(Reverse<RelPath>, usize),
+    /// What is in it waits for it: the one furthest down goes first. Its own directory may be made by
+    /// the peer only when a removal here has had its turn.
+    Directory(RelPath, usize),
+    /// A file that is to be made.
+    File(Reverse<RelPath>, usize),
     /// It waits for all others, and for those before it.
     Barrier(Sequence, RelPath, usize),
     /// A directory that shall go, and what is in it may have been let go.
@@ -51,7 +54,8 @@ struct Gone {
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     received: [Sequence; Lane::ALL.len()],
-    undone: [BTreeSet<Sequence>; Lane::ALL.len()],
+    /// First and own sequence, per lane.
+    undone: [BTreeSet<(Sequence, Sequence)>; Lane::ALL.len()],
     /// First and own sequence, of what is no barrier.
     plain: BTreeSet<(Sequence, Sequence)>,
     /// Barriers, by their own sequence: of two that were written again and again meanwhile, each
@@ -104,7 +108,7 @@ impl Incoming {
     pub(super) fn done(&self) -> Vec<(Lane, Sequence)> {
         let done = |lane: Lane| {
             let gone = self.gone.as_ref().and_then(|gone| gone.first[lane as usize]);
-            let first = self.undone[lane as usize].first().copied();
+            let first = self.undone[lane as usize].first().map(|&(first, _)| first);
             match first.into_iter().chain(gone).min() {
                 Some(first) => Sequence(first.0 - 1).min(self.received[lane as usize]),
                 None => self.received[lane as usize],
@@ -119,7 +123,7 @@ impl Incoming {
         if source.sequence == Sequence(0) {
             return;
         }
-        self.undone[lane as usize].insert(source.first);
+        self.undone[lane as usize].insert((source.first, source.sequence));
         if source.barrier {
             self.barriers.insert(source.sequence);
         } else {
@@ -131,7 +135,7 @@ impl Incoming {
     pub(super) fn remove(&mut self, lane: Lane, source: &Source) {
         self.load -= source.weight();
         self.unpark(lane, source);
-        self.undone[lane as usize].remove(&source.first);
+        self.undone[lane as usize].remove(&(source.first, source.sequence));
         self.barriers.remove(&source.sequence);
         self.plain.remove(&(source.first, source.sequence));
         self.unhold(source);
@@ -239,7 +243,8 @@ impl Incoming {
             Place::Emptied(path, _) => Some(path.clone()),
             _ if self.parked_weight <= share => None,
             Place::Directory(path, _)
-            | Place::Other(Reverse(path), _)
+            | Place::Removal(Reverse(path), _)
+            | Place::File(Reverse(path), _)
             | Place::Barrier(_, path, _) => Some(path.clone()),
         }
     }
@@ -263,7 +268,7 @@ impl Incoming {
         } else {
             lower(&mut gone.plain, source.first);
         }
-        if matches!(place(lane, source), Place::Other(..)) {
+        if matches!(place(lane, source), Place::Removal(..) | Place::File(..)) {
             gone.path = gone.path.take().max(Some(source.record.path.clone()));
         }
     }
@@ -300,6 +305,7 @@ fn place(lane: Lane, source: &Source) -> Place {
     match source.barrier {
         _ if source.record.is_dir() => Place::Directory(path, lane),
         true if source.record.is_live() => Place::Barrier(source.sequence, path, lane),
-        _ => Place::Other(Reverse(path), lane),
+        _ if source.record.is_live() && source.after.is_none() => Place::File(Reverse(path), lane),
+        _ => Place::Removal(Reverse(path), lane),
     }
 }

@@ -19,10 +19,12 @@
 //! *arrived*, which is what an ordered removal waits for.
 //!
 //! What is kept must not wait for what was let go, or nothing would ever be done. Barriers wait for
-//! all others: they go first, the latest before the rest. A directory that shall go waits for what
-//! is in it: of the others the one furthest up goes first, and while something is let go no ordered
-//! one above it is kept. What is to be made waits for its directory: directories go last, those
-//! furthest down first. A barrier that is kept does not pass what was let go before it.
+//! all others: they go first, the latest before the rest. For a file that is to be made nothing
+//! waits: it goes next. What is to be made waits for its directory: directories go after that, those
+//! furthest down first. Removals go last: the peer may be waiting for one before it gives a directory
+//! back. A directory that shall go waits for what is in it: of the removals the one furthest up goes
+//! first, and while something is let go no ordered one above it is kept. A barrier that is kept does
+//! not pass what was let go before it.
 //!
 //! What was let go comes again with the next link, which goes on from what is done: an
 //! acknowledgement never passes it. The link is made anew when half of the share is free, or after

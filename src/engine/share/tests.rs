@@ -189,3 +189,21 @@ impl Story {
 fn link() -> Kind {
     Kind::Symlink { target: b"t".as_slice().into() }
 }
+
+#[test]
+fn what_comes_again_after_it_was_let_go_is_not_done_with_what_was_kept() {
+    let mut story = story(Vec::new());
+    story.announced(Lane::Normal, 1, None, file("kept", 1));
+    for n in 2..10 {
+        story.announced(Lane::Normal, n, Some(1 << 40), file(&format!("{n}.bar"), n));
+    }
+    // It stands for where it was first announced.
+    assert_eq!(["fetch kept"], *story.announced(Lane::Normal, 20, None, file("kept", 20)));
+    assert_eq!(Sequence(0), relink(&mut story));
+    story.announced(Lane::Normal, 4, None, file("again", 2));
+    let content = ContentId::of(b"x");
+    let said = story.tell(Input::Fetched { path: path("kept"), content, result: Ok(()) });
+    assert_eq!(["apply kept"], *said);
+    story.applied("kept", Outcome::Done(None));
+    assert!(done(&story) < Sequence(4), "what came again is still wanted");
+}

@@ -4,7 +4,7 @@ use super::actor::Actor;
 use super::open;
 use crate::engine::clock::Now;
 use crate::index::IndexError;
-use crate::model::{Lane, Sequence};
+use crate::model::{Lane, NodeId, Sequence};
 
 /// How often, in milliseconds.
 const EVERY_MS: u64 = 60_000;
@@ -51,7 +51,10 @@ impl Actor {
         };
         if self.reached.is_none() {
             let since_ms = now.monotonic_ms;
-            let anew = || self.all_have().map(|lanes| Reached { since_ms, lanes });
+            let members = self.shared.other_members();
+            let all_linked = members.iter().all(|id| self.peers.contains_key(id));
+            let anew =
+                || self.all_have(&members, all_linked).map(|lanes| Reached { since_ms, lanes });
             self.reached = Some(again.map_or_else(anew, Ok)?);
         }
         Ok(())
@@ -72,18 +75,20 @@ impl Actor {
         Ok(more.then_some(Reached { since_ms: 0, lanes }))
     }
 
-    /// Up to where every member has the lanes. What was learned from others all have who are linked.
-    fn all_have(&self) -> Result<[Sequence; Lane::ALL.len()], IndexError> {
-        let members = self.shared.other_members();
+    /// Up to where every member has the lanes. What was learned from others goes only while all are
+    /// linked, besides.
+    fn all_have(
+        &self,
+        members: &[NodeId],
+        all_linked: bool,
+    ) -> Result<[Sequence; Lane::ALL.len()], IndexError> {
         let mut lanes = [self.index.head(); Lane::ALL.len()];
         for lane in Lane::ALL {
             let lowest = &mut lanes[lane as usize];
-            if lane == Lane::Forward {
-                let all_linked = members.iter().all(|id| self.peers.contains_key(id));
-                *lowest = if all_linked { *lowest } else { Sequence(0) };
-                continue;
+            if lane == Lane::Forward && !all_linked {
+                *lowest = Sequence(0);
             }
-            for &id in &members {
+            for &id in members {
                 *lowest = (*lowest).min(self.durable(id, lane)?);
             }
         }
@@ -95,7 +100,7 @@ impl Actor {
 mod tests {
     use super::*;
     use crate::daemon::testing::Fixture;
-    use crate::model::{NodeId, Record, RelPath, Stamp, Version};
+    use crate::model::{Record, RelPath, Stamp, Version};
 
     const OTHERS: [NodeId; 2] = [NodeId(2), NodeId(3)];
     const DELETED_NS: u64 = 1_900_000_000_000_000_000;
@@ -190,5 +195,17 @@ mod tests {
             acknowledge(&mut fixture, node, Lane::Forward, at);
         }
         assert!(!goes(&mut fixture, 100 * KEPT_NS));
+    }
+    #[test]
+    fn a_tombstone_learned_from_others_stays_while_a_member_that_is_linked_lacks_it() {
+        let (mut fixture, at) = with_tombstone(Lane::Forward);
+        fixture.add_members(&OTHERS);
+        let all_have = |fixture: &Fixture, all_linked| {
+            fixture.actor.all_have(&OTHERS, all_linked).unwrap()[Lane::Forward as usize]
+        };
+        acknowledge(&mut fixture, OTHERS[0], Lane::Forward, at);
+        assert!(all_have(&fixture, true) < at);
+        acknowledge(&mut fixture, OTHERS[1], Lane::Forward, at);
+        assert_eq!((at, Sequence(0)), (all_have(&fixture, true), all_have(&fixture, false)));
     }
 }

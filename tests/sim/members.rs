@@ -124,10 +124,10 @@ impl World {
     /// Up to where every member has a lane.
     fn reached(&self, at: usize, lane: Lane) -> Sequence {
         let others = |&other: &usize| other != at && !self.nodes[other].removed;
-        let mut others = (0..self.nodes.len()).filter(others);
+        let others = (0..self.nodes.len()).filter(others);
         let Index { head, incarnation, .. } = self.nodes[at].index;
-        if lane == Lane::Forward {
-            return if others.all(|other| self.is_up(at, other)) { head } else { Sequence(0) };
+        if lane == Lane::Forward && !others.clone().all(|other| self.is_up(at, other)) {
+            return Sequence(0);
         }
         let id = self.nodes[at].id;
         let has = |other: usize| self.nodes[other].index.acknowledged(id, incarnation, lane);

@@ -87,7 +87,10 @@ impl Actor {
             cursors: from,
             paused: self.paused,
             head: self.index.head(),
-            former: self.index.former()?,
+            // Not up to where the former life was: what it moved in what was lost is where it had been,
+            // and who came by only after that has never seen it there.
+            former: self.index.former()?.map(|(life, _)| (life, cursors.acknowledged)),
+            dropped: self.index.dropped()?,
         })
     }
 
@@ -143,9 +146,7 @@ impl Actor {
 
     fn greeted(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
         let ours = (self.place.policy.hash(), self.index.incarnation());
-        if hello.known == ours.1 {
-            self.check_age(id, &hello.cursors)?;
-        }
+        self.check_age(id, hello)?;
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         if hello.policy != ours.0 {
             let reason = "its rules (preset, ignore, rule) differ from ours";
@@ -165,16 +166,29 @@ impl Actor {
         Ok(())
     }
 
-    /// A peer that has more of this index than it can have been told by it has it of a later state:
-    /// somebody has put an old one in its place, with the files perhaps. What is made now would get
-    /// sequences that peers have seen, and what was made then would never come back.
-    fn check_age(&self, id: NodeId, cursors: &[(Lane, Sequence)]) -> Result<(), IndexError> {
-        let told = self.index.told(id)?;
-        if cursors.iter().all(|&(_, at)| at <= told) {
+    /// A peer that has more of this index than it can have been told by it, or has it of a life that is
+    /// none of its own, has it of a later state: somebody has put an old one in its place, with the
+    /// files perhaps. What is made now would get sequences that peers have seen, and what was made
+    /// then would never come back.
+    fn check_age(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
+        if hello.known == Incarnation::default() {
+            return Ok(());
+        }
+        if self.index.can_be_of(id, hello.known, &hello.cursors)? {
             return Ok(());
         }
         let than = self.shared.names().get(&id).cloned().unwrap_or_else(|| id.to_string());
         Err(IndexError::Old { than: format!("what {than} has of it") })
+    }
+
+    /// A peer drops a tombstone only when this node has it: where it is not here, somebody has put
+    /// back what was before it came. What it deleted would never be deleted here.
+    fn check_dropped(&self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
+        if !self.index.lacks(id, &hello.dropped)? {
+            return Ok(());
+        }
+        let than = self.shared.names().get(&id).cloned().unwrap_or_else(|| id.to_string());
+        Err(IndexError::Old { than: format!("deletions that {than} has forgotten") })
     }
 
     /// Takes the peer's index for what it is: the one that is known, one that goes on from that, or
@@ -182,10 +196,17 @@ impl Actor {
     fn hear(&mut self, id: NodeId, hello: &MountHello) -> Result<(), IndexError> {
         let known = self.index.cursors(id)?;
         let anew = known.incarnation != hello.incarnation;
-        let former = hello.former.filter(|former| anew && former.0 == known.incarnation);
+        // Up to where the peer knows to have told us counts only if it was this index that it told.
+        let ours = [Some(self.index.incarnation()), self.index.former()?.map(|(life, _)| life)];
+        let told_this = ours.contains(&Some(hello.known));
+        let former = hello.former.as_ref();
+        let former = former.filter(|former| anew && told_this && former.0 == known.incarnation);
+        if !anew || former.is_some() {
+            self.check_dropped(id, hello)?;
+        }
         match former {
             Some((_, until)) => self.index.continue_peer(id, hello.incarnation, until)?,
-            None if anew => self.index.forget_peer(id, hello.incarnation)?,
+            None if anew => self.index.forget_peer(id, hello.incarnation, &hello.dropped)?,
             None => {}
         }
         let cursors = self.index.cursors(id)?.done;

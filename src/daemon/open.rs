@@ -133,6 +133,8 @@ pub(super) fn open(
     if left.power_went {
         tracing::warn!(mount = place.name, "the power went; the index may lack its last changes");
         index.begin_life(incarnation()?)?;
+    } else {
+        index.part_all()?;
     }
     index.begin_rules(place.policy.hash())?;
     note(&mount, &index)?;

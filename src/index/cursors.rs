@@ -19,6 +19,9 @@ pub struct Cursors {
 /// As [`Index::told`]: the peer is linked.
 const TOLD_ALL: i64 = i64::MAX;
 
+/// The peer was linked when the power went: it may have heard of what was lost.
+const TOLD_LOST: i64 = i64::MAX - 1;
+
 impl Index {
     /// What is known of a peer; zeros if nothing is.
     ///
@@ -49,7 +52,8 @@ impl Index {
         Ok(cursors)
     }
 
-    /// A peer has another index than before: nothing that it told or was told counts any more.
+    /// A peer has another index than before: nothing that it told or was told counts any more. What it
+    /// has `dropped` by now is not missed.
     ///
     /// # Errors
     /// [`IndexError`].
@@ -57,18 +61,21 @@ impl Index {
         &mut self,
         peer: NodeId,
         incarnation: Incarnation,
+        dropped: &[(Lane, Sequence)],
     ) -> Result<(), IndexError> {
         self.begin()?;
         let id = signed(peer.0);
         self.execute("write", "DELETE FROM cursors WHERE peer = ?1", [id])?;
         self.execute("write", "DELETE FROM passed WHERE peer = ?1", [id])?;
+        self.execute("write", "DELETE FROM had WHERE peer = ?1", [id])?;
+        dropped.iter().try_for_each(|&(lane, until)| self.set_had(peer, lane, until))?;
         self.forget_via(peer)?;
         let sql = "INSERT OR REPLACE INTO peers (peer, incarnation) VALUES (?1, ?2)";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
     }
 
-    /// A peer's index goes on as another life from `until`: what it told after that is to be told
-    /// anew, and it may have forgotten whatever it told.
+    /// A peer's index goes on as another life, which knows to have told this one up to `until`: what it
+    /// told after that is to be told anew, and it may have forgotten whatever it told.
     ///
     /// # Errors
     /// [`IndexError`].
@@ -76,12 +83,15 @@ impl Index {
         &mut self,
         peer: NodeId,
         incarnation: Incarnation,
-        until: Sequence,
+        until: &[(Lane, Sequence)],
     ) -> Result<(), IndexError> {
         self.begin()?;
         let id = signed(peer.0);
-        let sql = "UPDATE cursors SET done = min(done, ?2) WHERE peer = ?1";
-        self.execute("write", sql, (id, signed(until.0)))?;
+        let sql = "UPDATE cursors SET done = min(done, ?3) WHERE peer = ?1 AND lane = ?2";
+        for lane in Lane::ALL {
+            let until = until.iter().find(|at| at.0 == lane).map_or(Sequence(0), |at| at.1);
+            self.execute("write", sql, (id, lane.number(), signed(until.0)))?;
+        }
         self.forget_via(peer)?;
         let sql = "UPDATE peers SET incarnation = ?2 WHERE peer = ?1";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
@@ -118,23 +128,51 @@ impl Index {
         self.commit()
     }
 
-    /// Up to where a peer can have heard of this index: to where it was when they parted, or without a
-    /// limit while they are linked. If it has heard of more, that was of a later state of the index.
+    /// Whether what a peer has can be of this index as it is, and not of a later state: it is of a life
+    /// that it had, no further than the peer can have heard of it; or of another index that the peer
+    /// knew when the two were first linked.
     ///
     /// # Errors
     /// [`IndexError`].
-    pub fn told(&self, peer: NodeId) -> Result<Sequence, IndexError> {
-        let sql = "SELECT until FROM told WHERE peer = ?1";
-        let until = self.db.query_row(sql, [signed(peer.0)], |row| row.get(0)).optional();
-        Ok(Sequence(until.map_err(reading)?.map_or(0, unsigned)))
+    pub fn can_be_of(
+        &mut self,
+        peer: NodeId,
+        life: Incarnation,
+        cursors: &[(Lane, Sequence)],
+    ) -> Result<bool, IndexError> {
+        let sql = "SELECT own FROM lives WHERE incarnation = ?1";
+        let own = self.db.query_row(sql, [signed(life.0)], |row| row.get(0)).optional();
+        let own: Option<bool> = own.map_err(reading)?;
+        let until = self.told(peer)?;
+        match own {
+            Some(true) => Ok(cursors.iter().all(|&(_, at)| at <= until.unwrap_or_default())),
+            Some(false) => Ok(true),
+            None if until.is_some() => Ok(false),
+            None => {
+                self.begin()?;
+                let sql = "INSERT INTO lives (incarnation, own) VALUES (?1, FALSE)";
+                self.execute("write", sql, [signed(life.0)])?;
+                Ok(true)
+            }
+        }
     }
 
-    /// From now on the peer hears of whatever is stored.
+    /// Up to where a peer can have heard of this index: to where it was when they parted, or without a
+    /// limit while they are linked. Nothing if they never were.
+    fn told(&self, peer: NodeId) -> Result<Option<Sequence>, IndexError> {
+        let sql = "SELECT until FROM told WHERE peer = ?1";
+        let until = self.db.query_row(sql, [signed(peer.0)], |row| row.get(0)).optional();
+        Ok(until.map_err(reading)?.map(|until| Sequence(unsigned(until))))
+    }
+
+    /// From now on the peer hears of whatever is stored. A power cut does not take that away.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn begin_telling(&mut self, peer: NodeId) -> Result<(), IndexError> {
-        self.set_told(peer, TOLD_ALL)
+        self.set_told(peer, TOLD_ALL)?;
+        self.commit()?;
+        self.sync()
     }
 
     /// The peer hears of nothing more.
@@ -142,7 +180,7 @@ impl Index {
     /// # Errors
     /// [`IndexError`].
     pub fn end_telling(&mut self, peer: NodeId) -> Result<(), IndexError> {
-        let told = self.told(peer)? == Sequence(unsigned(TOLD_ALL));
+        let told = self.told(peer)? == Some(Sequence(unsigned(TOLD_ALL)));
         if told { self.set_told(peer, signed(self.head.0)) } else { Ok(()) }
     }
 
@@ -152,16 +190,33 @@ impl Index {
         self.execute("write", sql, (signed(peer.0), until)).map(drop)
     }
 
-    /// Whoever was linked when the last run ended may have heard of all of it, and so may whoever was
-    /// known to a release that did not note it.
-    pub(super) fn part_all(&self) -> Result<(), IndexError> {
-        let sqlite = |source| IndexError::Sqlite { doing: "write", source };
-        let head = signed(self.head.0);
-        self.db
-            .execute("UPDATE told SET until = ?1 WHERE until = ?2", (head, TOLD_ALL))
-            .map_err(sqlite)?;
+    /// To be called for each run that goes on with the life of the last one: whoever was linked when
+    /// that ended may have heard of all of it, and so may whoever was known to a release that did not
+    /// note it.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn part_all(&mut self) -> Result<(), IndexError> {
+        self.begin()?;
+        self.part(signed(self.head.0))?;
+        self.commit()
+    }
+
+    /// Nobody is linked; who was may have heard of it up to here.
+    fn part(&self, until: i64) -> Result<(), IndexError> {
+        let sql = "UPDATE told SET until = ?1 WHERE until = ?2";
+        self.execute("write", sql, (until, TOLD_ALL))?;
         let sql = "INSERT OR IGNORE INTO told (peer, until) SELECT peer, ?1 FROM peers";
-        self.db.execute(sql, [head]).map_err(sqlite).map(drop)
+        self.execute("write", sql, [until])?;
+        let sql = "INSERT OR REPLACE INTO lives SELECT incarnation, TRUE FROM state \
+                   UNION SELECT incarnation, TRUE FROM former";
+        self.execute("write", sql, ()).map(drop)
+    }
+
+    /// Another life begins: nobody has heard of that, and who was linked may have heard of what the
+    /// former one lost.
+    pub(super) fn part_with_life(&self) -> Result<(), IndexError> {
+        self.part(TOLD_LOST)
     }
 
     /// A peer is to be told what it had told itself.
@@ -184,7 +239,55 @@ impl Index {
         let sql = "INSERT INTO cursors (peer, lane, done, acknowledged) VALUES (?1, ?2, ?3, 0) \
                    ON CONFLICT DO UPDATE SET done = ?3";
         let parameters = (signed(peer.0), lane.number(), signed(sequence.0));
+        self.execute("write", sql, parameters)?;
+        self.set_had(peer, lane, sequence)
+    }
+
+    fn set_had(&self, peer: NodeId, lane: Lane, until: Sequence) -> Result<(), IndexError> {
+        let sql = "INSERT INTO had (peer, lane, until) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT DO UPDATE SET until = max(until, ?3)";
+        let parameters = (signed(peer.0), lane.number(), signed(until.0));
         self.execute("write", sql, parameters).map(drop)
+    }
+
+    /// Whether a peer has dropped tombstones that this index never had: it was put back from a time
+    /// when they were still to come. `dropped` is up to where it has, per lane.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn lacks(&self, peer: NodeId, dropped: &[(Lane, Sequence)]) -> Result<bool, IndexError> {
+        let sql = "SELECT until FROM had WHERE peer = ?1 AND lane = ?2";
+        let mut statement = self.db.prepare_cached(sql).map_err(reading)?;
+        for &(lane, until) in dropped {
+            let had = statement.query_row((signed(peer.0), lane.number()), |row| row.get(0));
+            let had = had.optional().map_err(reading)?.map_or(0, unsigned);
+            if had < until.0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Up to where tombstones are gone, for the lanes of which some are.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn dropped(&self) -> Result<Vec<(Lane, Sequence)>, IndexError> {
+        let mut statement =
+            self.db.prepare_cached("SELECT lane, until FROM dropped").map_err(reading)?;
+        let rows =
+            statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).map_err(reading)?;
+        let rows: Vec<(u8, i64)> = rows.collect::<Result<_, _>>().map_err(reading)?;
+        let known = |number| Lane::ALL.into_iter().find(|lane| lane.number() == number);
+        let of = |(lane, until)| Some((known(lane)?, Sequence(unsigned(until))));
+        Ok(rows.into_iter().filter_map(of).collect())
+    }
+
+    /// Tombstones are gone up to there.
+    pub(super) fn set_dropped(&self, lane: Lane, until: Sequence) -> Result<(), IndexError> {
+        let sql = "INSERT INTO dropped (lane, until) VALUES (?1, ?2) \
+                   ON CONFLICT DO UPDATE SET until = max(until, ?2)";
+        self.execute("write", sql, (lane.number(), signed(until.0))).map(drop)
     }
 
     /// Notes up to where our changes are durable at a peer.
@@ -278,7 +381,7 @@ mod tests {
             let done = index.cursors(peer).unwrap().done;
             done.iter().find(|(lane, _)| *lane == Lane::Normal).unwrap().1
         };
-        index.forget_peer(peer, Incarnation(8)).unwrap();
+        index.forget_peer(peer, Incarnation(8), &[]).unwrap();
         index.set_done(peer, Lane::Normal, Sequence(90)).unwrap();
         index.set_done(other, Lane::Normal, Sequence(90)).unwrap();
         for sequence in [50, 60] {
@@ -292,7 +395,7 @@ mod tests {
         index.begin_rules([1; 32]).unwrap();
         assert_eq!(Sequence(90), done(&index, peer), "once is enough");
         index.note_passed(peer, Lane::Normal, Sequence(60), [1; 32]).unwrap();
-        index.forget_peer(peer, Incarnation(9)).unwrap();
+        index.forget_peer(peer, Incarnation(9), &[]).unwrap();
         index.set_done(peer, Lane::Normal, Sequence(5)).unwrap();
         index.begin_rules([2; 32]).unwrap();
         assert_eq!(Sequence(5), done(&index, peer), "that was of another index");
@@ -308,8 +411,14 @@ mod tests {
             index.commit().unwrap();
             index.head()
         };
-        let (known, parted, linked) = (NodeId(1), NodeId(2), NodeId(3));
+        let can = |index: &mut Index, peer, life, at: Sequence| {
+            let cursors = [(Lane::Urgent, Sequence(0)), (Lane::Normal, at)];
+            index.can_be_of(peer, Incarnation(life), &cursors).unwrap()
+        };
+        let later = |at: Sequence| Sequence(at.0 + 1);
+        let (parted, linked, never) = (NodeId(2), NodeId(3), NodeId(4));
         let mut index = open();
+        index.part_all().unwrap();
         store(&mut index, 1);
         index.begin_telling(parted).unwrap();
         index.end_telling(parted).unwrap();
@@ -317,14 +426,76 @@ mod tests {
         index.begin_telling(linked).unwrap();
         let second = store(&mut index, 2);
         index.end_telling(parted).unwrap();
-        assert_eq!(Sequence(0), index.told(known).unwrap(), "never linked");
-        assert_eq!(Sequence(i64::MAX as u64), index.told(linked).unwrap());
+        assert!(can(&mut index, linked, 7, later(second)));
         drop(index);
         for counter in 3..5 {
             let mut index = open();
-            assert_eq!((first, second), (index.told(parted).unwrap(), index.told(linked).unwrap()));
+            index.part_all().unwrap();
+            for (peer, heard) in [(parted, first), (linked, second), (never, Sequence(0))] {
+                assert!(can(&mut index, peer, 7, heard), "{peer}");
+                assert!(!can(&mut index, peer, 7, later(heard)), "{peer}");
+            }
             assert!(store(&mut index, counter) > second);
         }
+    }
+
+    #[test]
+    fn deletions_that_a_peer_has_forgotten_and_this_index_never_had_are_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(7)).unwrap();
+        let peer = NodeId(2);
+        let dropped = |at| [(Lane::Normal, Sequence(at))];
+        let mut tombstone = record("gone", 1);
+        tombstone.entry = None;
+        index.store(&tombstone, None, Lane::Normal, None, 1).unwrap();
+        assert!(index.dropped().unwrap().is_empty());
+        assert_eq!(1, index.drop_tombstones(Lane::Normal, index.head(), 2, 9).unwrap());
+        assert_eq!(vec![(Lane::Normal, index.head())], index.dropped().unwrap());
+
+        index.forget_peer(peer, Incarnation(8), &dropped(5)).unwrap();
+        assert!(!index.lacks(peer, &dropped(5)).unwrap(), "it came later");
+        assert!(index.lacks(peer, &dropped(6)).unwrap());
+        index.set_done(peer, Lane::Normal, Sequence(6)).unwrap();
+        index.set_done(peer, Lane::Normal, Sequence(1)).unwrap();
+        assert!(!index.lacks(peer, &dropped(6)).unwrap(), "it is only asked for again");
+        assert!(index.lacks(peer, &[(Lane::Urgent, Sequence(1))]).unwrap());
+    }
+
+    #[test]
+    fn who_was_linked_when_the_power_went_may_have_heard_of_what_was_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
+        let (parted, linked) = (NodeId(2), NodeId(3));
+        index.begin_telling(parted).unwrap();
+        index.end_telling(parted).unwrap();
+        index.begin_telling(linked).unwrap();
+        index.begin_life(Incarnation(8)).unwrap();
+        drop(index);
+        let (mut index, _) = Index::open(&path, Incarnation(9)).unwrap();
+        index.part_all().unwrap();
+        let mut can = |peer, life, at| {
+            let cursors = [(Lane::Normal, Sequence(at))];
+            index.can_be_of(peer, Incarnation(life), &cursors).unwrap()
+        };
+        assert!(can(linked, 7, 99) && can(parted, 7, 0));
+        assert!(!can(parted, 7, 99), "it was not linked");
+        assert!(!can(linked, 6, 0), "that is none of its lives");
+    }
+
+    #[test]
+    fn what_a_peer_knew_before_an_index_was_made_is_not_taken_for_a_later_state_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(8)).unwrap();
+        index.part_all().unwrap();
+        let peer = NodeId(2);
+        let other = [(Lane::Normal, Sequence(99))];
+        for _ in 0..2 {
+            assert!(index.can_be_of(peer, Incarnation(7), &other).unwrap());
+            index.begin_telling(peer).unwrap();
+            index.end_telling(peer).unwrap();
+        }
+        assert!(!index.can_be_of(peer, Incarnation(6), &other).unwrap());
     }
 
     #[test]
@@ -355,7 +526,8 @@ mod tests {
         let done =
             |index: &Index, lane: Lane| index.cursors(NodeId(2)).unwrap().done[lane as usize].1;
         assert_eq!((0, 9), (done(&index, Lane::Forward).0, done(&index, Lane::Normal).0));
-        index.continue_peer(NodeId(2), Incarnation(3), Sequence(6)).unwrap();
+        let until = [(Lane::Urgent, Sequence(9)), (Lane::Normal, Sequence(6))];
+        index.continue_peer(NodeId(2), Incarnation(3), &until).unwrap();
         assert_eq!(Sequence(6), done(&index, Lane::Normal));
         let row = index.row(&record("a", 1).path).unwrap();
         let row = row.unwrap();

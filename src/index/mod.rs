@@ -161,7 +161,6 @@ impl Index {
             dirty: false,
         };
         index.load()?;
-        index.part_all()?;
         Ok((index, made))
     }
 

@@ -339,6 +339,7 @@ impl Index {
             self.dirty = true;
             let sql = "DELETE FROM records WHERE dir = ?1 AND name = ?2";
             dropped += self.execute("write", sql, (dir, name))?;
+            self.set_dropped(lane, row.sequence)?;
         }
         Ok(dropped)
     }

@@ -46,10 +46,16 @@ CREATE TABLE state (
 ";
 
 /// What a later release added, and an earlier one does without. `told` is up to where a peer can have
-/// heard of this index, `passed` from where on something that a peer told was passed over, under which rules.
+/// heard of this index, `lives` holds its own and those of others that peers knew when they were first
+/// linked with it, `passed` from where on something that a peer told was passed over, under which rules.
 pub(super) const ADDED: &str = "
 CREATE TABLE IF NOT EXISTS guard (class INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS told (peer INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS lives (incarnation INTEGER PRIMARY KEY, own INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS had (
+  peer INTEGER NOT NULL, lane INTEGER NOT NULL, until INTEGER NOT NULL,
+  PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dropped (lane INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS passed (
   peer INTEGER NOT NULL, lane INTEGER NOT NULL, seq INTEGER NOT NULL, rules BLOB NOT NULL,
   PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
@@ -136,6 +142,7 @@ impl Index {
         let sql = "INSERT OR REPLACE INTO former VALUES (1, ?1, ?2)";
         self.execute("write", sql, (signed(self.incarnation.0), signed(self.head.0)))?;
         self.execute("write", "UPDATE state SET incarnation = ?1", [signed(new.0)])?;
+        self.part_with_life()?;
         let sql = "UPDATE cursors SET done = 0 WHERE lane = ?1";
         self.execute("write", sql, [Lane::Forward.number()])?;
         // What was written without a sync may be as before though `stat` says what it said: whatever

@@ -147,7 +147,8 @@ pub(crate) fn control(rng: &mut Rng) -> Vec<u8> {
             cursors: cursors(rng),
             paused: rng.chance(2),
             head: sequence(rng),
-            former: rng.chance(2).then(|| (Incarnation(rng.next() | 1), sequence(rng))),
+            dropped: cursors(rng),
+            former: rng.chance(2).then(|| (Incarnation(rng.next() | 1), cursors(rng))),
         }),
         3 => ControlMessage::State(Box::new(MountState {
             mount: name(rng),

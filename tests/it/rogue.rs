@@ -167,6 +167,7 @@ async fn act(connection: &Connection, mount: &str, answer: Answer, mut script: S
         cursors: Vec::new(),
         head: Sequence(0),
         former: None,
+        dropped: Vec::new(),
         ..theirs
     };
     let ours = ControlMessage::MountHello(ours).encode();

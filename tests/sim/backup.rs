@@ -1,11 +1,13 @@
 //! Somebody puts back an index from a backup, or a whole machine; and how that is found out: by a note
 //! beside the files of how far the index was, and by what peers have of it.
 
+use std::collections::BTreeMap;
+
 use trefoil::model::{Incarnation, Lane, NodeId, Sequence};
 
 use crate::disk::Disk;
 use crate::faults::Fault;
-use crate::index::Index;
+use crate::index::{Cursors, Index};
 use crate::world::{SECOND, World};
 
 /// A copy of a node's state, and of its files.
@@ -58,7 +60,12 @@ impl World {
             let gone = newer.paths().filter(differs).filter_map(|path| content(&newer, path));
             gone.for_each(|content| self.ledger.unfinish(content));
         }
-        self.note(|_| format!("n{at} is put back, whole {whole}"));
+        let ran = whole && self.rng.chance(50);
+        if ran {
+            // The machine ran when it was copied: as after a power cut.
+            self.begin_life(at);
+        }
+        self.note(|_| format!("n{at} is put back, whole {whole}, ran {ran}"));
         self.ledger.lost_index = true;
         self.later(10 * SECOND, Fault::Start(at, false));
     }
@@ -82,18 +89,44 @@ impl World {
         true
     }
 
-    /// A peer that has more of this index than it can have been told has it of a later state. Says
-    /// whether the index was set aside for that.
-    pub fn check_age(&mut self, at: usize, peer: usize, cursors: &[(Lane, Sequence)]) -> bool {
-        let told = self.nodes[at].index.told(self.nodes[peer].id);
-        if cursors.iter().all(|&(_, at)| at <= told) {
+    /// A peer that has more of this index than it can have been told, or has it of a life that is none
+    /// of its own, has it of a later state. Says whether the index was set aside for that.
+    pub fn check_age(
+        &mut self,
+        at: usize,
+        peer: usize,
+        known: Option<&(Incarnation, Cursors)>,
+    ) -> bool {
+        let Some((life, cursors)) = known else { return false };
+        let peer_id = self.nodes[peer].id;
+        if self.nodes[at].index.can_be_of(peer_id, *life, cursors) {
             return false;
         }
         self.note(|_| format!("n{at} finds that n{peer} has more of its index than it has"));
+        self.begin_anew(at);
+        true
+    }
+
+    /// A peer has dropped tombstones that this index never had: it is of a time before they came. Says
+    /// whether the index was set aside for that.
+    pub fn check_dropped(
+        &mut self,
+        at: usize,
+        peer: usize,
+        dropped: &BTreeMap<Lane, Sequence>,
+    ) -> bool {
+        if !self.nodes[at].index.lacks(self.nodes[peer].id, dropped) {
+            return false;
+        }
+        self.note(|_| format!("n{at} finds that n{peer} has forgotten what it never knew"));
+        self.begin_anew(at);
+        true
+    }
+
+    fn begin_anew(&mut self, at: usize) {
         self.kill(at);
         self.set_index_aside(at);
         self.later(SECOND, Fault::Start(at, true));
-        true
     }
 
     fn set_index_aside(&mut self, at: usize) {

@@ -3,7 +3,7 @@
 
 use trefoil::model::{Incarnation, Mtime, RelPath};
 
-use crate::disk::{Body, Content, kernel_time};
+use crate::disk::{Body, Content};
 use crate::faults::Fault;
 use crate::profile::Writers;
 use crate::world::{Event, Micros, SECOND, World};
@@ -73,19 +73,27 @@ impl World {
     /// The machine goes off: commits that were not synced may be lost, and what applications wrote,
     /// and open files stay as they are.
     pub fn cut_power(&mut self, at: usize) {
+        // That the links end is not noted any more.
+        let told = self.nodes[at].index.told.clone();
         self.kill(at);
-        let incarnation = Incarnation(self.fresh_id());
         let node = &mut self.nodes[at];
+        node.index.told = told;
         let lost = self.rng.index(node.index.unsynced() + 1);
         node.index.lose(lost);
-        node.index.begin_life(incarnation);
         node.visible.clear();
-        node.next_author();
         node.powered = false;
+        self.begin_life(at);
         self.close_writers(at);
         self.note(|_| format!("n{at} lost {lost} commits"));
         self.tear(at);
         self.later(10 * SECOND, Fault::Start(at, false));
+    }
+
+    /// The index goes on as another life.
+    pub fn begin_life(&mut self, at: usize) {
+        let incarnation = Incarnation(self.fresh_id());
+        self.nodes[at].index.begin_life(incarnation);
+        self.nodes[at].next_author();
     }
 
     /// Open files stay as they are.
@@ -114,7 +122,7 @@ impl World {
     /// finished.
     fn tear(&mut self, at: usize) {
         let percent = self.profile.more.torn_percent;
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         for (number, Unsynced { since, before }) in std::mem::take(&mut self.nodes[at].unsynced) {
             let names = self.nodes[at].disk.names_of(number);
             let (Some(name), true) = (names.first(), self.now < since + WRITEBACK) else {

@@ -26,6 +26,7 @@ enum Undo {
     Row(RelPath, Option<Box<Row>>),
     Journal(RelPath, Option<Box<Record>>),
     Cursors(NodeId, Option<(Incarnation, Cursors)>),
+    Acknowledged(NodeId, Option<Cursors>),
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +39,12 @@ pub struct Index {
     pub lanes: [BTreeMap<Sequence, RelPath>; Lane::ALL.len()],
     pub journal: BTreeMap<RelPath, Record>,
     pub cursors: BTreeMap<NodeId, (Incarnation, Cursors)>,
+    /// Up to where peers are known to have this index.
+    acknowledged: BTreeMap<NodeId, Cursors>,
+    /// Up to where a peer's lanes were ever here.
+    had: BTreeMap<NodeId, Cursors>,
+    /// Up to where tombstones are gone.
+    pub dropped: BTreeMap<Lane, Sequence>,
     pub head: Sequence,
     /// The highest counter of any stamp.
     pub last_counter: u64,
@@ -45,8 +52,10 @@ pub struct Index {
     pub held_classes: Vec<Class>,
     pub versions: Fingerprint,
     pub entries: Fingerprint,
+    /// The lives of this index; and those of others that peers knew when they were first linked with it.
+    lives: (Vec<Incarnation>, Vec<Incarnation>),
     /// Up to where a peer can have heard of this index, if they are not linked.
-    told: BTreeMap<NodeId, Option<Sequence>>,
+    pub told: BTreeMap<NodeId, Option<Sequence>>,
     batch: Vec<Undo>,
     sync: bool,
     /// Commits that a power cut may undo, oldest first.
@@ -62,11 +71,15 @@ impl Index {
             lanes: Default::default(),
             journal: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            had: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             head: Sequence(0),
             last_counter: 0,
             held_classes: Vec::new(),
             versions: Fingerprint::default(),
             entries: Fingerprint::default(),
+            lives: (vec![incarnation], Vec::new()),
             told: BTreeMap::new(),
             batch: Vec::new(),
             sync: false,
@@ -183,6 +196,7 @@ impl Index {
     }
 
     pub fn set_cursors(&mut self, peer: NodeId, incarnation: Incarnation, cursors: Cursors) {
+        self.set_had(peer, &cursors);
         let new = Some((incarnation, cursors));
         let old = self.cursors.get(&peer).cloned();
         if old != new {
@@ -203,7 +217,9 @@ impl Index {
     /// this goes on as another life of the index; and what they had from us we ask for again.
     pub fn begin_life(&mut self, incarnation: Incarnation) {
         self.former = Some((self.incarnation, self.head));
+        self.part_with_life();
         self.incarnation = incarnation;
+        self.lives.0.push(incarnation);
         let until = self.head.0.saturating_sub(UNSYNCED_NS);
         for row in self.rows.values_mut().filter(|row| row.sequence.0 > until) {
             row.signature = None;
@@ -214,13 +230,55 @@ impl Index {
         self.sync();
     }
 
-    /// Up to where somebody has this index whose cursors are of that life; nothing if they are of
-    /// none that this index knows of.
-    pub fn is_of(&self, heard: Incarnation) -> Option<Sequence> {
+    /// From where on somebody goes on who has this index up to `cursors` of the life `heard`: nothing if
+    /// that is none that it knows of. What was lost with a former life may have moved what is now where
+    /// it was again: there counts what the peer was known to have.
+    pub fn goes_on(&self, peer: NodeId, heard: Incarnation, cursors: Cursors) -> Option<Cursors> {
         if heard == self.incarnation {
-            return Some(Sequence(u64::MAX));
+            return Some(cursors);
         }
-        self.former.filter(|former| former.0 == heard).map(|former| former.1)
+        let (_, until) = self.former.filter(|former| former.0 == heard)?;
+        let known = self.acknowledged.get(&peer);
+        let known = |lane| known.and_then(|known| known.iter().find(|at| at.0 == lane));
+        let known = |lane| known(lane).map_or(Sequence(0), |at| at.1.min(until));
+        Some(cursors.into_iter().map(|(lane, at)| (lane, at.min(known(lane)))).collect())
+    }
+
+    /// A peer's lanes are here up to there.
+    fn set_had(&mut self, peer: NodeId, cursors: &Cursors) {
+        let had = self.had.entry(peer).or_default();
+        for &(lane, at) in cursors {
+            match had.iter_mut().find(|had| had.0 == lane) {
+                Some(had) => had.1 = had.1.max(at),
+                None => had.push((lane, at)),
+            }
+        }
+    }
+
+    /// A peer has another index than before, which has dropped tombstones up to there.
+    pub fn forget_had(&mut self, peer: NodeId, dropped: &BTreeMap<Lane, Sequence>) {
+        self.had.insert(peer, dropped.iter().map(|(&lane, &at)| (lane, at)).collect());
+    }
+
+    /// Whether a peer has dropped tombstones that were never here.
+    pub fn lacks(&self, peer: NodeId, dropped: &BTreeMap<Lane, Sequence>) -> bool {
+        let had = |lane| self.had.get(&peer)?.iter().find(|had| had.0 == lane).map(|had| had.1);
+        dropped.iter().any(|(&lane, &until)| had(lane).unwrap_or_default() < until)
+    }
+
+    /// A peer has acknowledged this index up to there.
+    pub fn set_acknowledged(&mut self, peer: NodeId, cursors: &Cursors) {
+        if self.acknowledged.get(&peer) != Some(cursors) {
+            let old = self.acknowledged.insert(peer, cursors.clone());
+            self.batch.push(Undo::Acknowledged(peer, old));
+        }
+    }
+
+    /// A peer has another index than before.
+    pub fn forget_acknowledged(&mut self, peer: NodeId) {
+        if let Some(old) = self.acknowledged.remove(&peer) {
+            self.batch.push(Undo::Acknowledged(peer, Some(old)));
+        }
     }
 
     /// Up to where we have a peer's lane, whatever a power cut takes.
@@ -240,15 +298,25 @@ impl Index {
         let rows = self.lanes[lane as usize].range(..=up_to).map(|(_, path)| &self.rows[path]);
         let old = rows
             .filter(|row| !row.record.is_live() && row.record.version.stamp.counter < before_ns);
-        let gone: Vec<_> = old.map(|row| row.record.path.clone()).collect();
-        gone.iter().for_each(|path| self.set_row(path.clone(), None, true));
+        let gone: Vec<_> = old.map(|row| (row.record.path.clone(), row.sequence)).collect();
+        for (path, at) in &gone {
+            self.set_row(path.clone(), None, true);
+            let until = self.dropped.entry(lane).or_default();
+            *until = (*until).max(*at);
+        }
         self.commit();
         gone.len()
     }
 
-    pub fn told(&self, peer: NodeId) -> Sequence {
-        let told = self.told.get(&peer).copied().unwrap_or(Some(Sequence(0)));
-        told.unwrap_or(Sequence(u64::MAX))
+    /// Whether what a peer has can be of this index as it is, and not of a later state.
+    pub fn can_be_of(&mut self, peer: NodeId, life: Incarnation, cursors: &Cursors) -> bool {
+        let Some(told) = self.told.get(&peer) else {
+            self.lives.1.push(life);
+            return !self.lives.0.contains(&life) || cursors.iter().all(|&(_, at)| at.0 == 0);
+        };
+        let until = told.unwrap_or(Sequence(u64::MAX));
+        let own = self.lives.0.contains(&life) && cursors.iter().all(|&(_, at)| at <= until);
+        own || self.lives.1.contains(&life)
     }
 
     pub fn begin_telling(&mut self, peer: NodeId) {
@@ -258,6 +326,13 @@ impl Index {
     pub fn end_telling(&mut self, peer: NodeId) {
         let head = self.head;
         self.told.entry(peer).and_modify(|told| *told = told.or(Some(head)));
+    }
+
+    /// Who was linked when the power went may have heard of what was lost.
+    fn part_with_life(&mut self) {
+        for told in self.told.values_mut().filter(|told| told.is_none()) {
+            *told = Some(Sequence(u64::MAX));
+        }
     }
 
     /// The daemon was killed: whoever was linked may have heard of all.
@@ -307,6 +382,12 @@ impl Index {
                     }
                     Undo::Cursors(peer, None) => {
                         self.cursors.remove(&peer);
+                    }
+                    Undo::Acknowledged(peer, Some(old)) => {
+                        self.acknowledged.insert(peer, old);
+                    }
+                    Undo::Acknowledged(peer, None) => {
+                        self.acknowledged.remove(&peer);
                     }
                 }
             }

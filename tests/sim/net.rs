@@ -75,29 +75,37 @@ impl World {
             receiver.index.cursors.get(&id).cloned()
         };
         let heard = known.as_ref().map(|&(heard, _)| heard);
-        let of_this = known.as_ref().filter(|known| known.0 == incarnation);
-        let cursors = of_this.map(|known| known.1.clone()).unwrap_or_default();
-        if self.check_age(from, to, &cursors) {
+        if self.check_age(from, to, known.as_ref()) {
             return false;
         }
-        let known = known.and_then(|(heard, cursors)| {
-            let until = self.nodes[from].index.is_of(heard)?;
-            Some(cursors.into_iter().map(|(lane, at)| (lane, at.min(until))).collect::<Vec<_>>())
-        });
+        let receiver = self.nodes[to].id;
+        // Up to where it knows to have told the other counts only if that was this index.
+        let theirs = &self.nodes[to].index;
+        let lives = [Some(theirs.incarnation), theirs.former.map(|(life, _)| life)];
+        let told = self.nodes[from].index.cursors.get(&receiver).map(|&(life, _)| life);
+        let told_this = told.is_some() && lives.contains(&told);
+        let known = known.filter(|&(heard, _)| told_this || heard == incarnation);
+        let known = known
+            .and_then(|(heard, cursors)| self.nodes[from].index.goes_on(receiver, heard, cursors));
         let anew = heard != Some(incarnation);
         if anew && self.nodes[from].notes {
             // With the index of another time it may not know what it had told.
             self.nodes[to].index.forget_from(id);
         }
+        let dropped = self.nodes[from].index.dropped.clone();
+        if anew && known.is_none() {
+            self.nodes[to].index.forget_acknowledged(id);
+            self.nodes[to].index.forget_had(id, &dropped);
+        } else if self.check_dropped(to, from, &dropped) {
+            return false;
+        }
         let cursors = known.unwrap_or_default();
         // Who goes on from the start there has lost what it had told us.
         let forward = cursors.iter().find(|&&(lane, _)| lane == Lane::Forward);
         if forward.is_none_or(|&(_, sequence)| sequence == Sequence(0)) {
-            let receiver = self.nodes[to].id;
             self.nodes[from].index.forget_from(receiver);
         }
-        let peer = self.nodes[to].id;
-        self.nodes[from].index.begin_telling(peer);
+        self.nodes[from].index.begin_telling(receiver);
         let out = Outgoing::starting_at(&cursors, self.nodes[from].index.head);
         self.nodes[from].out.insert(to, Box::new(out));
         self.nodes[to].heard.insert(from, incarnation);
@@ -134,6 +142,9 @@ impl World {
         let (id, incarnation) = (self.nodes[from].id, self.nodes[from].index.incarnation);
         let known = self.nodes[to].index.cursors.get(&id).filter(|known| known.0 == incarnation);
         known.iter().flat_map(|known| &known.1).for_each(|&(lane, at)| out.acknowledge(lane, at));
+        let durable = |lane| (lane, self.nodes[to].index.acknowledged(id, incarnation, lane));
+        let (peer, durable) = (self.nodes[to].id, Lane::ALL.map(durable).to_vec());
+        self.nodes[from].index.set_acknowledged(peer, &durable);
         // An ordered record owes every lane its progress: those before it in a second round.
         for _ in 0..2 {
             for lane in Lane::ALL {

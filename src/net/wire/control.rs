@@ -60,8 +60,12 @@ pub struct MountHello {
     pub paused: bool,
     /// The last sequence the sender's index gave.
     pub head: Sequence,
-    /// The life that this one of the sender's index goes on from, and up to which sequence.
-    pub former: Option<(Incarnation, Sequence)>,
+    /// The life that this one of the sender's index goes on from, and up to where the receiver is known
+    /// to have it.
+    pub former: Option<(Incarnation, Vec<(Lane, Sequence)>)>,
+    /// Up to where the sender has dropped tombstones, per lane: who has less of it never heard of those
+    /// deletions, and never will.
+    pub dropped: Vec<(Lane, Sequence)>,
 }
 
 /// How far a node is with a mount.
@@ -166,8 +170,10 @@ struct MountHelloBytes {
     head: u64,
     #[prost(fixed64, tag = "8")]
     former: u64,
-    #[prost(uint64, tag = "9")]
-    former_head: u64,
+    #[prost(message, repeated, tag = "9")]
+    former_cursors: Vec<CursorBytes>,
+    #[prost(message, repeated, tag = "10")]
+    dropped: Vec<CursorBytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -319,8 +325,9 @@ impl From<&MountHello> for MountHelloBytes {
             cursors: cursor_bytes(&hello.cursors),
             paused: hello.paused,
             head: hello.head.0,
-            former: hello.former.map_or(0, |(life, _)| life.0),
-            former_head: hello.former.map_or(0, |(_, head)| head.0),
+            former: hello.former.as_ref().map_or(0, |(life, _)| life.0),
+            dropped: cursor_bytes(&hello.dropped),
+            former_cursors: hello.former.as_ref().map_or(Vec::new(), |(_, at)| cursor_bytes(at)),
         }
     }
 }
@@ -342,8 +349,9 @@ impl TryFrom<MountHelloBytes> for MountHello {
             head: sequence(bytes.head)?,
             former: match bytes.former {
                 0 => None,
-                life => Some((Incarnation(life), sequence(bytes.former_head)?)),
+                life => Some((Incarnation(life), cursors(&bytes.former_cursors)?)),
             },
+            dropped: cursors(&bytes.dropped)?,
         })
     }
 }

@@ -30,8 +30,8 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
     let counts = (numbers(), any::<[u64; 4]>());
     let hashes = any::<[[u8; 32]; 2]>();
     let links = prop::collection::vec(1_u64.., 0..5);
-    let former = prop::option::of((1_u64.., numbers()))
-        .prop_map(|life| life.map(|(id, head)| (Incarnation(id), Sequence(head))));
+    let former = prop::option::of((1_u64.., cursors()))
+        .prop_map(|life| life.map(|(id, at)| (Incarnation(id), at)));
     prop_oneof![
         (any::<(u8, u8, u64)>(), "[a-z]{1,9}", "[a-z.]{0,9}").prop_map(
             |((min, more, features), name, release)| {
@@ -46,11 +46,18 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
             any::<[u8; 32]>(),
             1_u64..,
             (any::<u64>(), any::<bool>(), numbers()),
-            cursors(),
+            (cursors(), cursors()),
             former
         )
             .prop_map(
-                |(mount, policy, incarnation, (known, paused, head), cursors, former)| {
+                |(
+                    mount,
+                    policy,
+                    incarnation,
+                    (known, paused, head),
+                    (cursors, dropped),
+                    former,
+                )| {
                     ControlMessage::MountHello(MountHello {
                         mount,
                         policy,
@@ -60,6 +67,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
                         paused,
                         head: Sequence(head),
                         former,
+                        dropped,
                     })
                 }
             ),

@@ -63,9 +63,11 @@ pub struct Disk {
     next: u64,
 }
 
-/// The time a kernel stores for this moment.
-pub fn kernel_time(wall_ns: u64) -> Mtime {
-    let ns = wall_ns - wall_ns % TICK_NS;
+/// The time a kernel stores for this moment: of its last tick, which knows nothing of how somebody set
+/// the clock.
+pub fn kernel_time(wall_ns: u64, skew_ns: i64) -> Mtime {
+    let real_ns = wall_ns.saturating_add_signed(-skew_ns);
+    let ns = (real_ns - real_ns % TICK_NS).saturating_add_signed(skew_ns);
     let secs = i64::try_from(ns / 1_000_000_000).expect("in range");
     let nanos = u32::try_from(ns % 1_000_000_000).expect("in range");
     Mtime { secs, nanos }

@@ -137,7 +137,9 @@ impl World {
             Fault::ClockJump(at) => {
                 const NS: i64 = 1_000_000_000;
                 let jump = *self.rng.pick(&[-NS, NS, 3600 * NS, -3600 * NS, 86_400 * NS]);
-                self.nodes[at].skew_ns += jump;
+                // Never to the very tick of an earlier write, which nothing could tell from it.
+                let odd = i64::try_from(self.rng.below(1_000_000)).expect("in range");
+                self.nodes[at].skew_ns += jump + odd;
             }
             Fault::CrashAtApply(at) => self.nodes[at].dies_in = Some(self.rng.below(4)),
             Fault::Meddle(at, path) => self.meddle(at, &path),

@@ -35,7 +35,21 @@ use crate::profile::Generation;
 use crate::world::{Report, SECOND, World};
 
 /// Seeds that failed once.
-const PINNED: [u64; 3] = [41_000_001_122, 41_000_015_098, 41_000_019_483];
+const PINNED: [u64; 13] = [
+    41_000_001_122,
+    41_000_015_098,
+    41_000_019_483,
+    50_000_073_953,
+    50_000_077_152,
+    50_000_100_316,
+    50_000_110_812,
+    50_000_147_986,
+    50_000_198_736,
+    50_000_248_636,
+    60_000_075_032,
+    61_000_025_973,
+    61_000_038_866,
+];
 
 /// Seeds that failed once, of the first generation.
 const PINNED_FIRST: [u64; 85] = [

@@ -9,7 +9,7 @@ use trefoil::model::{
     ContentId, Entry, Found, Kind, Lane, NodeId, Record, RelPath, Sequence, Signature,
 };
 
-use crate::disk::{Body, Content, Inode, kernel_time};
+use crate::disk::{Body, Content, Inode};
 use crate::node::Node;
 use crate::trace::show;
 use crate::world::{Event, MS, SECOND, World};
@@ -421,7 +421,7 @@ impl World {
             return refusal;
         }
         self.check_apply(at, job);
-        let time = kernel_time(wall_ns);
+        let time = self.kernel_time(at);
         let path = &job.record.path;
         let Some(entry) = &job.record.entry else {
             if self.nodes[at].disk.at(path).is_some() {
@@ -452,7 +452,7 @@ impl World {
 
     /// Takes away what an apply replaces. A writer that still has it open is seen later.
     fn displace(&mut self, at: usize, path: &RelPath, displaced: Displaced) {
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let node = &mut self.nodes[at];
         let content = node.disk.at(path).and_then(Inode::content).map(|content| content.id);
         node.disk.unlink(path, time);

@@ -103,7 +103,7 @@ impl World {
         if self.nodes[at].disk.at(dir).is_some() || !self.make_parents(at, dir) {
             return false;
         }
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let node = &mut self.nodes[at];
         node.disk.make(dir, Body::Dir, 0o755, time);
         node.disk.touch_parent(dir, time);
@@ -126,7 +126,7 @@ impl World {
         if !self.make_parents(at, target) || self.nodes[at].disk.is_dir(target) {
             return;
         }
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let content = self.new_content(at);
         let before = self.nodes[at].disk.at(target).and_then(Inode::content).map(|c| c.id);
         let held = self.content_and_time(at, target);
@@ -149,7 +149,7 @@ impl World {
         if !self.make_parents(at, target) || self.nodes[at].disk.is_dir(target) {
             return;
         }
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let content = self.new_content(at);
         let before = self.nodes[at].disk.at(target).and_then(Inode::content).map(|c| c.id);
         let held = self.content_and_time(at, target);
@@ -186,7 +186,7 @@ impl World {
 
     pub fn write_on(&mut self, at: usize, number: u64) {
         let Some(mut writer) = self.nodes[at].writers.remove(&number) else { return };
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let names = self.nodes[at].disk.names_of(writer.inode);
         let last = writer.left == 0;
         let content = if last { writer.content } else { self.new_content(at) };
@@ -236,7 +236,7 @@ impl World {
         if inode.is_dir() && !disk.is_empty(target) {
             return;
         }
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         self.supersede(at, target);
         self.nodes[at].disk.unlink(target, time);
         self.nodes[at].disk.touch_parent(target, time);
@@ -268,7 +268,7 @@ impl World {
         if clash {
             return;
         }
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         self.supersede(at, new);
         self.moving(at, old);
         let disk = &mut self.nodes[at].disk;
@@ -285,7 +285,7 @@ impl World {
     }
 
     fn change_mode(&mut self, at: usize, target: &RelPath) {
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let mode = *self.rng.pick(&[0o600, 0o640, 0o700, 0o755]);
         let Some(inode) = self.nodes[at].disk.at_mut(target) else { return };
         if matches!(inode.body, Body::Link(_)) {
@@ -298,10 +298,11 @@ impl World {
     }
 
     fn set_time(&mut self, at: usize, target: &RelPath) {
-        let wall_ns = self.wall_ns(at);
+        let (wall_ns, skew_ns) = (self.wall_ns(at), self.nodes[at].skew_ns);
         let back = self.rng.below(1_000_000 * SECOND) * 1000;
         let Some(inode) = self.nodes[at].disk.at_mut(target) else { return };
-        (inode.mtime, inode.ctime) = (kernel_time(wall_ns - back), kernel_time(wall_ns));
+        (inode.mtime, inode.ctime) =
+            (kernel_time(wall_ns - back, skew_ns), kernel_time(wall_ns, skew_ns));
         self.note(|_| format!("n{at} touch {target}"));
         self.edited(at, target);
         self.hint(at, target, HintKind::Attributes);
@@ -311,7 +312,7 @@ impl World {
         if !self.make_parents(at, target) || self.nodes[at].disk.at(target).is_some() {
             return;
         }
-        let time = kernel_time(self.wall_ns(at));
+        let time = self.kernel_time(at);
         let number = self.fresh_id();
         let body = Body::Link(format!("to-{number}").into_bytes().into());
         let disk = &mut self.nodes[at].disk;

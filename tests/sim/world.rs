@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use trefoil::engine::clock::Now;
 use trefoil::engine::{Class, ClassTable, DeleteBudget, Engine, Input, Pattern, Policy, Setup};
-use trefoil::model::{Incarnation, NodeId, Record, RelPath};
+use trefoil::model::{Incarnation, Mtime, NodeId, Record, RelPath};
 
+use crate::disk::kernel_time;
 use crate::faults::Fault;
 use crate::ledger::Ledger;
 use crate::mirror::{Feed, Task};
@@ -304,6 +305,10 @@ impl World {
 
     pub fn wall_ns(&self, node: usize) -> u64 {
         (EPOCH_NS + self.now * 1000).saturating_add_signed(self.nodes[node].skew_ns)
+    }
+
+    pub fn kernel_time(&self, node: usize) -> Mtime {
+        kernel_time(self.wall_ns(node), self.nodes[node].skew_ns)
     }
 
     pub fn clock(&self, node: usize) -> Now {

@@ -46,6 +46,8 @@ pub(super) enum Event {
     Copied { path: RelPath, content: ContentId, size: u64, done: bool },
     /// A peer was lost.
     Down { peer: NodeId },
+    /// Content cannot be put together from what is here.
+    FetchWhole { path: RelPath, content: ContentId, size: u64, peer: NodeId, lane: Lane },
     /// Content was fetched from a peer, or not.
     Fetched { path: RelPath, content: ContentId, result: Result<(), String> },
     /// Changed by this node itself, where nobody watches.
@@ -283,6 +285,10 @@ impl Actor {
             Event::Down { peer } => self.down(peer),
             Event::Fetched { path, content, result } => {
                 self.input(Input::Fetched { path, content, result })
+            }
+            Event::FetchWhole { path, content, size, peer, lane } => {
+                self.fetch_whole(path, content, size, (peer, lane));
+                Ok(())
             }
             Event::Hinted(hints) => self.hinted(hints),
             Event::Listing { dir, children } => self.listing(&dir, children),

@@ -3,10 +3,8 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use super::Shared;
 use super::actor::{Bulk, Event};
-use super::verify;
-use crate::disk;
+use super::{Shared, delta, verify};
 use crate::model::{Lane, NodeId};
 use crate::net::{self, ControlMessage, FetchRequest, NetEvent};
 
@@ -60,17 +58,17 @@ impl net::Handler for Handler {
 
     fn fetch(&self, _peer: NodeId, request: &FetchRequest) -> Option<Box<dyn Read + Send>> {
         let actor = self.0.actor(&request.mount)?;
-        let at_path = disk::open_content(&actor.mount, &request.path).ok();
-        let right = at_path.filter(|file| file.size().is_ok_and(|size| size == request.size));
-        let file = match right {
-            Some(file) => file,
-            None => disk::open_staged(&actor.mount, request.content).ok()??,
-        };
-        let file = file.from(request.offset);
-        Some(Box::new(file.take(request.size.saturating_sub(request.offset))))
+        let file = delta::content_of(&actor.mount, request)?;
+        if request.ranges.is_empty() {
+            return Some(Box::new(file.from(request.offset).take(request.bytes())));
+        }
+        Some(Box::new(file.ranges(request.ranges.clone())))
     }
 
     fn rpc(&self, _peer: NodeId, method: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-        verify::answer(&self.0, method, body)
+        match method {
+            delta::RECIPE => delta::answer(&self.0, body),
+            _ => verify::answer(&self.0, method, body),
+        }
     }
 }

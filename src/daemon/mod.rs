@@ -10,6 +10,7 @@ mod api;
 mod ask;
 mod conflicts;
 mod deep;
+mod delta;
 mod expire;
 mod fetch;
 mod greet;
@@ -118,6 +119,7 @@ pub(crate) struct Shared {
     net: OnceLock<Net>,
     verifying: deep::Progress,
     limits: expire::Limits,
+    recipes: delta::Recipes,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -275,6 +277,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         net: OnceLock::new(),
         verifying: deep::Progress::default(),
         limits: expire::Limits::new(&config.node),
+        recipes: delta::Recipes::default(),
         stopping: std::sync::atomic::AtomicBool::new(false),
     });
     let places = places(&config, &shared);

@@ -120,6 +120,17 @@ fn start_anew(place: &Place, shared: &Arc<Shared>, error: &IndexError) {
     }
 }
 
+/// Another life of the index after a power cut, or the last one.
+fn go_on(index: &mut Index, mount: &str, power_went: bool) -> Result<(), OpenError> {
+    if power_went {
+        tracing::warn!(mount, "the power went; the index may lack its last changes");
+        index.begin_life(incarnation()?)?;
+    } else {
+        index.part_all()?;
+    }
+    Ok(())
+}
+
 pub(super) fn open(
     place: &Place,
     shared: &Arc<Shared>,
@@ -130,12 +141,7 @@ pub(super) fn open(
     note_marker(place, &mount)?;
     let boot = place.state.join("index").join(format!("{}.boot", place.name));
     let left = Boot::left(&boot)?;
-    if left.power_went {
-        tracing::warn!(mount = place.name, "the power went; the index may lack its last changes");
-        index.begin_life(incarnation()?)?;
-    } else {
-        index.part_all()?;
-    }
+    go_on(&mut index, &place.name, left.power_went)?;
     index.begin_rules(place.policy.hash())?;
     note(&mount, &index)?;
     if !left.visible.is_empty() {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tempfile::TempDir;
 
 use super::actor::{Actor, Place};
-use super::{Shared, conflict_policy, conflicts, deep, expire, open};
+use super::{Shared, conflict_policy, conflicts, deep, delta, expire, open};
 use crate::config::Watch;
 use crate::disk::{self, Mount};
 use crate::model::NodeId;
@@ -58,6 +58,7 @@ impl Fixture {
             net: OnceLock::new(),
             verifying: deep::Progress::default(),
             limits: expire::Limits::default(),
+            recipes: delta::Recipes::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
         });
         let place = Place {

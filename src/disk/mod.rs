@@ -22,6 +22,7 @@ mod parents;
 mod place;
 mod prepare;
 mod read;
+mod recipe;
 mod relocate;
 mod scan;
 mod settle;
@@ -46,6 +47,7 @@ pub use marker::MarkerId;
 pub use metadata::OWNER_UNKNOWN;
 pub use mount::{Counters, Mount, MountError, MountOptions};
 pub use read::{ReadRequest, read};
+pub use recipe::{Origin, Recipe};
 pub use scan::{Listed, list};
 pub use stage::{
     Content, StageError, Staged, exists_complete, expire_stage, open_content, open_staged,

@@ -4,6 +4,7 @@
 //! `fetch-<hash>` is a part, `whole-<hash>` was verified by this process. It must never take
 //! content for complete that was not hashed to its end since the mount was opened.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use super::call::{Call, Refused};
 use super::look::{Look, Type};
 use super::mount::{Counters, Mount, MountError};
 use super::{DiskError, copy, read, scan, walk};
+use crate::model::limits::CONTENT_BUFFER_BYTES;
 use crate::model::{ContentId, RelPath};
 
+const COPY: Call = Call::new("read.copy", "read what is here of it");
 const CLEAR: Call = Call::new("clear.stage", "clear the stage");
 const FINISH: Call = Call::new("rename.whole", "finish in the stage");
 const OPEN: Call = Call::new("open.stage", "open in the stage");
@@ -140,6 +143,25 @@ impl Staged {
         Ok(())
     }
 
+    /// Appends bytes of another file.
+    ///
+    /// # Errors
+    /// As [`Staged::write`], and [`StageError::TooShort`] if it has not as many.
+    pub fn copy(&mut self, from: &Content, offset: u64, bytes: u64) -> Result<(), StageError> {
+        let mut buffer = vec![0; CONTENT_BUFFER_BYTES];
+        let (mut at, end) = (offset, offset.saturating_add(bytes));
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let n = COPY.run(|| pread(&from.file, &mut buffer[..most], at))?;
+            if n == 0 {
+                return Err(StageError::TooShort);
+            }
+            self.write(&buffer[..n])?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+
     /// Verifies the whole and keeps it under its name.
     ///
     /// # Errors
@@ -234,6 +256,34 @@ impl Content {
     #[must_use]
     pub fn from(self, offset: u64) -> Self {
         Self { at: offset, ..self }
+    }
+
+    /// Parts of it, by offset and length, one after the other.
+    #[must_use]
+    pub fn ranges(self, ranges: Vec<(u64, u64)>) -> Ranges {
+        Ranges { content: self, ranges: ranges.into() }
+    }
+}
+
+/// Parts of a content, as one stream of bytes. It ends early where the file does.
+#[derive(Debug)]
+pub struct Ranges {
+    content: Content,
+    ranges: VecDeque<(u64, u64)>,
+}
+
+impl Read for Ranges {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some((at, left)) = self.ranges.front_mut() else { return Ok(0) };
+        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+        self.content.at = *at;
+        let n = self.content.read(&mut buffer[..most])?;
+        *at += n as u64;
+        *left -= n as u64;
+        if *left == 0 {
+            self.ranges.pop_front();
+        }
+        Ok(n)
     }
 }
 

@@ -63,6 +63,16 @@ pub const SHELF_BYTES_MAX: usize = 64 << 20;
 /// Bytes read or sent at a time of a large file.
 pub const CONTENT_BUFFER_BYTES: usize = 256 << 10;
 
+/// Content from this many bytes on is compared by pieces with what is at its path before it is
+/// fetched: below it the extra round trip costs more than the bytes.
+pub const DELTA_BYTES_MIN: u64 = 4 << 20;
+
+/// Content up to this many bytes is: twenty bytes are kept for some 128 KiB of it.
+pub const DELTA_BYTES_MAX: u64 = 64 << 30;
+
+/// Ranges of a content in one request.
+pub const RANGES_MAX: usize = 64 << 10;
+
 /// Held deletions remembered per mount; more are found again by listing it.
 pub const HELD_MAX: usize = 16_384;
 

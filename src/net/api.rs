@@ -80,8 +80,8 @@ pub trait Handler: Send + Sync + 'static {
     /// `Down` and `MembersChanged`.
     fn event(&self, event: NetEvent) -> impl Future<Output = ()> + Send;
 
-    /// The content, positioned at `request.offset`; nothing if it is not here any more. At most
-    /// `request.size - request.offset` bytes are read. May block.
+    /// The bytes of the content that are asked for; nothing if it is not here any more. At most
+    /// [`FetchRequest::bytes`] are read. May block.
     fn fetch(&self, peer: NodeId, request: &FetchRequest) -> Option<Box<dyn Read + Send>>;
 
     /// Answers a call with pieces of at most a frame's length each, or with why not. May block.

@@ -164,6 +164,11 @@ impl LinkHandle {
         self.0.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Runs something on the network's runtime; it is dropped when that stops.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        drop(self.0.runtime.spawn(future));
+    }
+
     pub(super) fn runtime(&self) -> &Handle {
         &self.0.runtime
     }

@@ -48,5 +48,5 @@ pub use ticket::{MalformedTicket, Secret, Ticket};
 pub use tickets::{InviteError, invite};
 pub use wire::{
     Ack, Announce, Announced, ControlMessage, FetchRequest, Hello, LaneHead, MountHello,
-    MountState, Refusal,
+    MountState, Refusal, Request,
 };

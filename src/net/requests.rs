@@ -95,7 +95,7 @@ impl LinkHandle {
         let _turn = turn.map_err(|_| FetchError::Closed)?;
         let connection = self.connection().ok_or(FetchError::Closed)?;
         let (mut send, mut receive) = connection.open_bi().await.map_err(|_| FetchError::Closed)?;
-        let (offset, bytes) = (request.offset, request.size - request.offset);
+        let (offset, bytes) = (request.offset, request.bytes());
         drop(send.set_priority(priority(request.lane) - 5));
         ask(&mut send, &Request::Fetch(request)).await.map_err(|_| FetchError::Closed)?;
         let fetched = receive_content(&mut receive, offset, bytes, sink).await;
@@ -240,7 +240,7 @@ async fn send_content(
     request: FetchRequest,
 ) -> Result<(), StreamError> {
     drop(send.set_priority(priority(request.lane) - 5));
-    let (offset, bytes) = (request.offset, request.size - request.offset);
+    let (offset, bytes) = (request.offset, request.bytes());
     let found = spawn_blocking(move || shared.handler.fetch(peer, &request)).await;
     let Some(reader) = found.map_err(|_| StreamError::Closed)? else {
         write_frame(&mut send, &FetchReply { found: false, offset }.encode()).await?;

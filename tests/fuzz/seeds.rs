@@ -190,6 +190,11 @@ pub(crate) fn request(rng: &mut Rng) -> Vec<u8> {
         content: ContentId(hash(rng)),
         size: a.max(b),
         offset: a.min(b),
+        ranges: if rng.chance(2) {
+            vec![(a.min(b), (a.max(b) - a.min(b)).max(1))]
+        } else {
+            Vec::new()
+        },
         lane: *rng.pick(&Lane::ALL),
     };
     Request::Fetch(fetch).encode()

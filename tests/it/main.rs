@@ -12,6 +12,7 @@ mod cluster;
 mod cluster_life;
 mod commands;
 mod crashes;
+mod delta;
 mod demo;
 mod files;
 mod filesystems;

@@ -136,6 +136,7 @@ async fn fetch(
         content: ContentId([0; 32]),
         size,
         offset,
+        ranges: Vec::new(),
         lane: Lane::Normal,
     };
     let taken = Arc::new(Mutex::new(Vec::new()));
@@ -203,6 +204,7 @@ async fn a_sink_that_refuses_ends_its_fetch_only() {
         content: ContentId([0; 32]),
         size: content().len() as u64,
         offset: 0,
+        ranges: Vec::new(),
         lane: Lane::Urgent,
     };
     let (done, result) = oneshot::channel();

@@ -3,6 +3,7 @@
 use prost::{Message, Oneof};
 
 use super::{METHOD_BYTES_MAX, WireError, array, clip, label, path, text};
+use crate::model::limits::RANGES_MAX;
 use crate::model::{ContentId, Lane, RelPath};
 
 /// The first frame of a request stream.
@@ -27,8 +28,21 @@ pub struct FetchRequest {
     pub size: u64,
     /// How many bytes the asker has already; at most `size`.
     pub offset: u64,
+    /// Which bytes are asked for, as offsets and lengths, in order; if empty, all from `offset` on.
+    pub ranges: Vec<(u64, u64)>,
     /// With which priority it travels.
     pub lane: Lane,
+}
+
+impl FetchRequest {
+    /// How many bytes are asked for.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self.ranges.as_slice() {
+            [] => self.size - self.offset,
+            ranges => ranges.iter().map(|range| range.1).sum(),
+        }
+    }
 }
 
 /// Calls a method.
@@ -88,6 +102,8 @@ struct FetchBytes {
     offset: u64,
     #[prost(uint32, tag = "6")]
     lane: u32,
+    #[prost(uint64, repeated, tag = "7")]
+    ranges: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -128,6 +144,7 @@ impl Request {
                 size: fetch.size,
                 offset: fetch.offset,
                 lane: fetch.lane.number().into(),
+                ranges: fetch.ranges.iter().flat_map(|&(at, bytes)| [at, bytes]).collect(),
             }),
             Self::Rpc(rpc) => {
                 RequestKind::Rpc(RpcBytes { method: rpc.method.clone(), body: rpc.body.clone() })
@@ -161,16 +178,38 @@ impl TryFrom<FetchBytes> for FetchRequest {
         if bytes.offset > bytes.size {
             return Err(WireError::Field("offset"));
         }
+        let ranges = ranges(&bytes)?;
         Ok(Self {
             mount: label(bytes.mount, "mount name")?,
             path: path(&bytes.path)?,
             content: ContentId(array(&bytes.content, "content id")?),
             size: bytes.size,
             offset: bytes.offset,
+            ranges,
             // A lane of a later release is one we would not hurry for.
             lane: Lane::from_number(bytes.lane).unwrap_or(Lane::Forward),
         })
     }
+}
+
+/// In order, apart, none empty, and all of what is asked for.
+fn ranges(bytes: &FetchBytes) -> Result<Vec<(u64, u64)>, WireError> {
+    let bad = || WireError::Field("ranges");
+    let (pairs, []) = bytes.ranges.as_chunks::<2>() else { return Err(bad()) };
+    if pairs.len() > RANGES_MAX {
+        return Err(bad());
+    }
+    let mut from = bytes.offset;
+    let mut ranges = Vec::with_capacity(pairs.len());
+    for &[at, length] in pairs {
+        let end = at.checked_add(length).filter(|&end| end <= bytes.size).ok_or_else(bad)?;
+        if at < from || length == 0 {
+            return Err(bad());
+        }
+        ranges.push((at, length));
+        from = end;
+    }
+    Ok(ranges)
 }
 
 impl FetchReply {

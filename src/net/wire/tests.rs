@@ -128,7 +128,12 @@ fn requests() -> impl Strategy<Value = Request> {
             |(mount, path, content, (size, offset), lane)| {
                 let path = RelPath::parse(path.as_bytes()).unwrap();
                 let content = ContentId(content);
-                Request::Fetch(FetchRequest { mount, path, content, size, offset, lane })
+                // Every other of as many pieces as fit.
+                let step = (size - offset) / 9;
+                let ranges = (0..if step > 1 { 4 } else { 0 })
+                    .map(|n| (offset + 2 * n * step, step))
+                    .collect();
+                Request::Fetch(FetchRequest { mount, path, content, size, offset, ranges, lane })
             }
         ),
         ("[a-z]{1,20}", prop::collection::vec(any::<u8>(), 0..50))
@@ -343,9 +348,10 @@ fn messages_have_the_documented_bytes() {
         content: ContentId([0x11; 32]),
         size: 9,
         offset: 3,
+        ranges: vec![(4, 1), (6, 3)],
         lane: Lane::Release,
     };
-    let fetch = format!("0a2e0a01761201611a20{}200928033001", "11".repeat(32));
+    let fetch = format!("0a340a01761201611a20{}2009280330013a0404010603", "11".repeat(32));
     check_bytes(&fetch, &Request::Fetch(request).encode());
     check_bytes("08011003", &FetchReply { found: true, offset: 3 }.encode());
     let reply = RpcReply { error: None, body: vec![1], more: true };

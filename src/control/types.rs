@@ -166,6 +166,24 @@ pub struct MountStatus {
     /// What the trash takes up, as it was within the last hour; nothing, if it has no limit.
     #[serde(default)]
     pub trash_size: Option<KeptSize>,
+    /// Work done since the mount was opened.
+    #[serde(default)]
+    pub work: WorkStatus,
+}
+
+/// Work done for a mount, counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WorkStatus {
+    /// Files opened to be read: to be hashed, announced, or sent.
+    pub files_opened: u64,
+    /// Bytes read and hashed.
+    pub bytes_hashed: u64,
+    /// Files, links and directories made beside their targets.
+    pub files_staged: u64,
+    /// Calls of `fsync` and `syncfs`.
+    pub syncs: u64,
+    /// Announcements of records sent to all peers.
+    pub messages: u64,
 }
 
 /// What was kept aside takes up of the disk.

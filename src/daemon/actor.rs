@@ -159,6 +159,8 @@ pub(super) struct Actor {
     /// The regular scan that goes on.
     pub audit: Option<Audit>,
     pub missed_events: u64,
+    /// Announcements of records sent.
+    pub messages: u64,
     pub turn: Turn,
     /// Hard links on their way, by path: names of one group that arrive together become one file.
     pub linking: BTreeMap<RelPath, Entry>,

@@ -25,7 +25,7 @@ use crate::control::types::{
     MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply, RemoveReply,
     RestoreReply, StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply,
     TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitMount, WaitReply,
-    WaitRequest, WhyReply, WhyRequest, timestamp,
+    WaitRequest, WhyReply, WhyRequest, WorkStatus, timestamp,
 };
 use crate::control::{Content, Daemon};
 use crate::model::{RelPath, limits};
@@ -143,6 +143,7 @@ impl Api {
             verified_deep: None,
             index_set_aside: false,
             trash_size: None,
+            work: WorkStatus::default(),
         };
         let Some(actor) = self.shared.actor(&mount.name) else {
             let halt = self.shared.halt(&mount.name).unwrap_or_else(Halt::opening);

@@ -1,6 +1,7 @@
 //! Questions to one mount, from people and from other nodes, and what it answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::actor::Actor;
@@ -11,7 +12,7 @@ use super::wait::{Nodes, Reply};
 use super::why::Doing;
 use crate::control::types::{
     self, HeldStatus, HeldWord, MountState, MountStatus, PeerStatus, ProblemStatus, WaitMount,
-    timestamp,
+    WorkStatus, timestamp,
 };
 use crate::disk::TrashNote;
 use crate::engine::fingerprint::Fingerprint;
@@ -186,7 +187,20 @@ impl Actor {
             verified_deep: None,
             index_set_aside: false,
             trash_size: self.shared.limits.trash_size(&self.place.name),
+            work: self.work(),
         })
+    }
+
+    fn work(&self) -> WorkStatus {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.mount.counters;
+        WorkStatus {
+            files_opened: count(&counters.files_opened),
+            bytes_hashed: count(&counters.bytes_hashed),
+            files_staged: count(&counters.files_staged),
+            syncs: count(&counters.syncs),
+            messages: self.messages,
+        }
     }
 
     fn word(&self, pending: usize) -> MountState {

@@ -192,6 +192,7 @@ pub(super) fn open(
         walk_cut: false,
         audit: None,
         missed_events: 0,
+        messages: 0,
         turn: Turn::default(),
         applying: 0,
         started: Instant::now(),

@@ -125,9 +125,10 @@ impl Actor {
                 let Some(out) = peer.out.as_mut() else { continue };
                 let to = &peer.lanes[lane as usize];
                 if overtaken.is_empty() {
-                    send(out, to, lane, &announced);
+                    self.messages += send(out, to, lane, &announced).0;
                 } else {
-                    send(out, to, lane, &insert(announced.clone(), overtaken));
+                    let records = insert(announced.clone(), overtaken);
+                    self.messages += send(out, to, lane, &records).0;
                 }
             }
         }
@@ -282,7 +283,9 @@ impl Actor {
             return;
         }
         let Some(out) = peer.out.as_mut().filter(|out| from <= out.sent(lane)) else { return };
-        if send(out, &peer.lanes[lane as usize], lane, &records) {
+        let (sent, all) = send(out, &peer.lanes[lane as usize], lane, &records);
+        self.messages += sent;
+        if all {
             out.skip(lane, through);
         }
     }
@@ -368,10 +371,10 @@ fn announced(row: &Row, ordered: bool, head: Sequence, content: Option<Arc<[u8]>
     Announced { sequence: row.sequence, record: row.record.clone(), after, content }
 }
 
-/// Sends records of a lane in messages of bounded size, as far as there is room. Says whether all
-/// went.
-fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announced]) -> bool {
-    let mut rest = records;
+/// Sends records of a lane in messages of bounded size, as far as there is room. Gives how many
+/// messages, and whether all went.
+fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announced]) -> (u64, bool) {
+    let (mut rest, mut sent) = (records, 0);
     while !rest.is_empty() {
         let (count, _) = rest.iter().take(limits::ANNOUNCE_RECORDS_MAX).fold(
             (0, 0),
@@ -385,11 +388,11 @@ fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announce
             },
         );
         let (message, later) = rest.split_at(count);
-        let Some(progress) = message.iter().map(|one| one.sequence).max() else { return true };
+        let Some(progress) = message.iter().map(|one| one.sequence).max() else { break };
         let announce = Announce { records: message.to_vec(), progress, moved: out.waits_for() };
         match lane.try_send(announce) {
-            Ok(()) => {}
-            Err(LaneError::Full(_) | LaneError::Closed) => return false,
+            Ok(()) => sent += 1,
+            Err(LaneError::Full(_) | LaneError::Closed) => return (sent, false),
         }
         for announced in message {
             if let Some(after) = announced.after {
@@ -399,5 +402,5 @@ fn send(out: &mut Outgoing, lane: &LaneSender, number: Lane, records: &[Announce
         out.advance(number, progress);
         rest = later;
     }
-    true
+    (sent, true)
 }

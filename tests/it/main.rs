@@ -38,3 +38,4 @@ mod transfers;
 mod trash;
 mod tree;
 mod watching;
+mod work;

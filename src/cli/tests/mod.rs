@@ -14,7 +14,7 @@ use crate::{
     control::types::{
         ConflictStatus, Difference, GuardKind, GuardStatus, KeptSize, MountState, MountStatus,
         NodeStatus, PeerStatus, ProblemStatus, StatusReply, TrashCopy, TrashItem, VerifyMount,
-        VerifyNode, VerifyReply, WaitMount, WaitNode, WaitNodes, WaitReply,
+        VerifyNode, VerifyReply, WaitMount, WaitNode, WaitNodes, WaitReply, WorkStatus,
     },
 };
 
@@ -77,6 +77,7 @@ fn mount(name: &str) -> MountStatus {
         verified_deep: None,
         index_set_aside: false,
         trash_size: None,
+        work: WorkStatus::default(),
     }
 }
 

@@ -22,7 +22,7 @@ pub use duration::{DurationError, format_duration, parse_duration};
 pub use load::LoadError;
 pub use parse::{MOUNTS_MAX, Surroundings};
 pub use preset::{MagentoTree, Preset, PresetError};
-pub use size::{SizeLimit, SizeLimitError};
+pub use size::{BytesError, SizeLimit, SizeLimitError};
 pub use table::{ConfigError, FILE_BYTES_MAX};
 
 use crate::engine::{ClassTable, Policy};
@@ -82,6 +82,8 @@ pub struct Node {
     /// Where peers reach this node. Empty only if `listen` is not a specific address and the file
     /// does not say: then the node can join others, and nobody can be invited to it.
     pub advertise: Vec<HostPort>,
+    /// Bytes sent to each other node in a second; nothing: no limit.
+    pub bandwidth_max: Option<u64>,
     /// What the conflict store may take up; nothing: no limit.
     pub conflicts_max: Option<SizeLimit>,
     /// What the trash of each mount may take up; nothing: no limit.

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Config, ConfigError, Control, DEFAULT_CONFLICTS_MAX, DEFAULT_LISTEN, DEFAULT_SOCKET,
     DEFAULT_STATE, DEFAULT_TRASH_MAX, HostPort, Mount, Node, Preset, SizeLimit, is_name,
-    parse_duration,
+    parse_duration, size,
     table::{Source, Table, Value},
 };
 use crate::engine::{Class, ClassTable, Pattern, Policy};
@@ -84,6 +84,7 @@ fn parse_node(
         state: PathBuf::from(DEFAULT_STATE),
         listen: default_listen,
         advertise: Vec::new(),
+        bandwidth_max: None,
         conflicts_max: Some(DEFAULT_CONFLICTS_MAX),
         trash_max: Some(DEFAULT_TRASH_MAX),
     };
@@ -116,6 +117,9 @@ fn parse_node(
     }
     if node.advertise.is_empty() && !node.listen.ip().is_unspecified() {
         node.advertise.push(node.listen.into());
+    }
+    if let Some(text) = table.string("bandwidth_max")? {
+        node.bandwidth_max = parse_or_off(&text, size::parse_bytes)?;
     }
     if let Some(text) = table.string("conflicts_max")? {
         node.conflicts_max = parse_or_off(&text, str::parse::<SizeLimit>)?;

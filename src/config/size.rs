@@ -37,6 +37,22 @@ impl SizeLimit {
     }
 }
 
+/// A size in bytes that is not 0.
+///
+/// # Errors
+/// What is allowed.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, BytesError> {
+    match text.parse() {
+        Ok(SizeLimit::Bytes(bytes)) if bytes > 0 => Ok(bytes),
+        _ => Err(BytesError),
+    }
+}
+
+/// Text that is not a size in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a size; allowed: a whole number above 0 and a unit, such as 512KiB, 20MiB, 1GiB")]
+pub struct BytesError;
+
 impl FromStr for SizeLimit {
     type Err = SizeLimitError;
 

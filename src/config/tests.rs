@@ -79,6 +79,7 @@ fn what_the_shipped_file_claims_as_defaults_are_the_defaults() {
     for key in [
         "state",
         "listen",
+        "bandwidth_max",
         "conflicts_max",
         "trash_max",
         "socket",
@@ -120,6 +121,20 @@ fn what_is_kept_aside_has_limits_that_can_be_set_and_taken_away() {
     let text = "[node]\nconflicts_max = \"5GiB\"\ntrash_max = \"off\"";
     let node = parse(&with_mount(text)).unwrap().node;
     assert_eq!((Some(SizeLimit::Bytes(5 << 30)), None), (node.conflicts_max, node.trash_max));
+}
+
+#[test]
+fn what_is_sent_has_a_limit_only_if_it_is_set() {
+    let limit = |value: &str| {
+        let text = with_mount(&format!("[node]\nbandwidth_max = \"{value}\""));
+        parse(&text).map(|config| config.node.bandwidth_max).map_err(|error| error.to_string())
+    };
+    assert_eq!(None, parse(&with_mount("")).unwrap().node.bandwidth_max);
+    assert_eq!((Ok(Some(20 << 20)), Ok(None)), (limit("20MiB"), limit("off")));
+    for wrong in ["0MiB", "10%", "20", "fast"] {
+        let error = limit(wrong).unwrap_err();
+        assert!(error.contains("512KiB") && error.contains("\"off\""), "{error}");
+    }
 }
 
 #[test]

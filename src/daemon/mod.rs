@@ -386,6 +386,7 @@ async fn serve(
             advertise: config.node.advertise.iter().map(ToString::to_string).collect(),
             mounts: mount_names(config),
             release: RELEASE.to_owned(),
+            bandwidth_max: config.node.bandwidth_max,
         },
         Handler(shared.clone()),
     )

@@ -27,6 +27,8 @@ pub struct NetConfig {
     pub mounts: Vec<String>,
     /// This program's release, for people.
     pub release: String,
+    /// Bytes of announcements and content sent to each peer in a second; nothing: no limit.
+    pub bandwidth_max: Option<u64>,
 }
 
 /// What happened on the network. Per peer in order: `Up`, anything, `Down`, `Up`, ...

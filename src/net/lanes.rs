@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::api::NetEvent;
+use super::pace::Pace;
 use super::service::Shared;
 use super::stream::{LONG_BYTES, StreamError, expect_frame, read_frame, write_frame};
 use super::wire::{Announce, CONTROL_BYTES_MAX, LaneHead};
@@ -142,13 +143,14 @@ pub(super) fn closed() -> LaneSender {
 pub(super) fn open(
     connection: Connection,
     head: LaneHead,
+    pace: Arc<Pace>,
 ) -> (LaneSender, impl Future<Output = ()> + Send) {
     let (sender, mut outlet) = LaneSender::new();
     let task = async move {
         let (mount, lane) = (head.mount.clone(), head.lane);
         let lost = connection.closed();
         tokio::select! {
-            sent = send(&connection, &head, &mut outlet) => if let Err(error) = sent {
+            sent = send(&connection, &head, &mut outlet, &pace) => if let Err(error) = sent {
                 debug!(mount, ?lane, error = &error as &dyn std::error::Error, "lane was closed");
             },
             _ = lost => {}
@@ -161,18 +163,23 @@ async fn send(
     connection: &Connection,
     head: &LaneHead,
     outlet: &mut Outlet,
+    pace: &Pace,
 ) -> Result<(), StreamError> {
     let mut stream = connection.open_uni().await.map_err(|_| StreamError::Closed)?;
     stream.set_priority(priority(head.lane)).map_err(|_| StreamError::Closed)?;
     write_frame(&mut stream, &head.encode()).await?;
     while let Some(announce) = outlet.announces.recv().await {
         outlet.room.made();
-        send_announce(&mut stream, announce).await?;
+        send_announce(&mut stream, announce, (pace, head.lane)).await?;
     }
     Ok(())
 }
 
-async fn send_announce(stream: &mut SendStream, announce: Announce) -> Result<(), StreamError> {
+async fn send_announce(
+    stream: &mut SendStream,
+    announce: Announce,
+    (pace, lane): (&Pace, Lane),
+) -> Result<(), StreamError> {
     let bytes: usize = announce
         .records
         .iter()
@@ -185,6 +192,7 @@ async fn send_announce(stream: &mut SendStream, announce: Announce) -> Result<()
         encoded.map_err(|_| StreamError::Closed)??
     };
     for frame in frames {
+        pace.wait(lane, frame.len()).await;
         stream.write_chunk(frame.into()).await?;
     }
     Ok(())

@@ -17,6 +17,7 @@ use super::api::NetEvent;
 use super::endpoint::{LANE_STREAMS_MAX, LINK_WINDOW, REQUEST_STREAMS_MAX, STREAM_WINDOW};
 use super::lanes::{self, LaneSender, OpenLanes};
 use super::members::MOUNTS_MAX;
+use super::pace::Pace;
 use super::service::Shared;
 use super::stream::{StreamError, expect_frame, read_frame, write_frame};
 use super::wire::{CONTROL_BYTES_MAX, ControlMessage, Hello, LaneHead};
@@ -85,6 +86,7 @@ struct Inner {
     /// Gone when the link is down.
     connection: Mutex<Option<Connection>>,
     lanes: Mutex<HashMap<(String, Lane), LaneSender>>,
+    pace: Arc<Pace>,
     urgent_fetches: Semaphore,
     bulk_fetches: Semaphore,
     rpcs: Semaphore,
@@ -154,7 +156,8 @@ impl LinkHandle {
         }
         let streams = u64::try_from(lanes.len()).unwrap_or(u64::MAX) + 1;
         connection.set_send_window(window(streams));
-        let (sender, task) = lanes::open(connection, LaneHead { mount: mount.to_owned(), lane });
+        let head = LaneHead { mount: mount.to_owned(), lane };
+        let (sender, task) = lanes::open(connection, head, self.0.pace.clone());
         self.0.runtime.spawn(task);
         lanes.insert(key, sender.clone());
         sender
@@ -243,6 +246,7 @@ pub(super) async fn run(
     connection.set_max_concurrent_uni_streams(LANE_STREAMS_MAX.into());
 
     let (queue, messages) = mpsc::channel(CONTROL_QUEUE);
+    let pace = Arc::new(Pace::new(shared.bandwidth_max));
     let link = LinkHandle(Arc::new(Inner {
         peer,
         protocol,
@@ -251,6 +255,7 @@ pub(super) async fn run(
         control: queue,
         connection: Mutex::new(Some(connection.clone())),
         lanes: Mutex::default(),
+        pace: pace.clone(),
         urgent_fetches: Semaphore::new(URGENT_FETCHES_MAX),
         bulk_fetches: Semaphore::new(BULK_FETCHES_MAX),
         rpcs: Semaphore::new(RPCS_MAX),
@@ -264,7 +269,7 @@ pub(super) async fn run(
     let error = tokio::select! {
         error = write_control(shared, send, messages, leave) => error,
         error = read_control(shared, peer, receive) => error,
-        error = serve(shared, peer, &connection, &mut tasks) => error,
+        error = serve(shared, peer, (&connection, &pace), &mut tasks) => error,
         _ = lost => StreamError::Closed,
     };
     // Waited for, so that nothing of this link is delivered after `Down`.
@@ -427,7 +432,7 @@ async fn read_control(shared: &Arc<Shared>, peer: NodeId, mut stream: RecvStream
 async fn serve(
     shared: &Arc<Shared>,
     peer: NodeId,
-    connection: &Connection,
+    (connection, pace): (&Connection, &Arc<Pace>),
     tasks: &mut JoinSet<Result<(), StreamError>>,
 ) -> StreamError {
     let open = Arc::new(OpenLanes::default());
@@ -446,8 +451,9 @@ async fn serve(
             },
             stream = connection.accept_bi() => match stream {
                 Ok((send, receive)) => {
-                    let calls = calls.clone();
-                    tasks.spawn(requests::answer(shared.clone(), peer, send, receive, calls));
+                    let (calls, pace) = (calls.clone(), pace.clone());
+                    let streams = (send, receive);
+                    tasks.spawn(requests::answer(shared.clone(), peer, streams, calls, pace));
                 }
                 Err(_) => return StreamError::Closed,
             },

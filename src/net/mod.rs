@@ -19,6 +19,7 @@ mod join;
 mod lanes;
 mod link;
 pub mod members;
+mod pace;
 mod peer;
 mod renew;
 mod requests;

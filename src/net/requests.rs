@@ -13,6 +13,7 @@ use tracing::debug;
 use super::close;
 use super::lanes::priority;
 use super::link::LinkHandle;
+use super::pace::Pace;
 use super::service::Shared;
 use super::stream::{StreamError, expect_frame, write_frame};
 use super::wire::{CONTROL_BYTES_MAX, FetchReply, FetchRequest, Request, RpcReply, RpcRequest};
@@ -214,13 +215,13 @@ fn fetch_error(error: &StreamError) -> FetchError {
 pub(super) async fn answer(
     shared: Arc<Shared>,
     peer: NodeId,
-    mut send: SendStream,
-    mut receive: RecvStream,
+    (mut send, mut receive): (SendStream, RecvStream),
     calls: Arc<Semaphore>,
+    pace: Arc<Pace>,
 ) -> Result<(), StreamError> {
     let request = expect_frame(&mut receive, FRAME_BYTES_MAX).await?;
     match Request::decode(&request)? {
-        Some(Request::Fetch(request)) => send_content(shared, peer, send, request).await,
+        Some(Request::Fetch(request)) => send_content(shared, peer, send, request, &pace).await,
         Some(Request::Rpc(request)) => {
             let _turn = calls.acquire().await.map_err(|_| StreamError::Closed)?;
             answer_rpc(shared, peer, send, request).await
@@ -238,9 +239,10 @@ async fn send_content(
     peer: NodeId,
     mut send: SendStream,
     request: FetchRequest,
+    pace: &Pace,
 ) -> Result<(), StreamError> {
     drop(send.set_priority(priority(request.lane) - 5));
-    let (offset, bytes) = (request.offset, request.bytes());
+    let (offset, bytes, lane) = (request.offset, request.bytes(), request.lane);
     let found = spawn_blocking(move || shared.handler.fetch(peer, &request)).await;
     let Some(reader) = found.map_err(|_| StreamError::Closed)? else {
         write_frame(&mut send, &FetchReply { found: false, offset }.encode()).await?;
@@ -256,6 +258,7 @@ async fn send_content(
             Ok((reader, piece)) => {
                 // Read on while this piece is sent; a slow peer holds no thread.
                 reading = spawn_blocking(move || next_piece(reader));
+                pace.wait(lane, piece.len()).await;
                 send.write_chunk(piece.into()).await?;
             }
             Err(error) => {

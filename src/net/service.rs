@@ -90,6 +90,8 @@ pub(super) struct Shared {
     pub(super) refusals: Throttle,
     /// When this node's certificate ends, in seconds since 1970.
     pub(super) certificate_ends_secs: watch::Sender<u64>,
+    /// Bytes a second to each peer.
+    pub(super) bandwidth_max: Option<u64>,
     started: SystemTime,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
 }
@@ -224,6 +226,7 @@ impl Net {
             strangers: Throttle::default(),
             refusals: Throttle::default(),
             certificate_ends_secs: watch::Sender::new(ends_secs),
+            bandwidth_max: config.bandwidth_max,
             started: SystemTime::now(),
             peers: Mutex::default(),
         });

@@ -48,13 +48,15 @@ pub(crate) struct Setup {
     nodes: usize,
     mounts: Vec<String>,
     preset: Option<String>,
+    node_extra: String,
     mount_extra: String,
 }
 
 impl Setup {
     /// Three nodes, no mounts, no preset.
     pub(crate) fn new() -> Self {
-        Self { nodes: 3, mounts: Vec::new(), preset: None, mount_extra: String::new() }
+        let (node_extra, mount_extra) = (String::new(), String::new());
+        Self { nodes: 3, mounts: Vec::new(), preset: None, node_extra, mount_extra }
     }
 
     /// Another number of nodes.
@@ -75,6 +77,12 @@ impl Setup {
         self
     }
 
+    /// Lines for the node's table, such as `trash_max = "off"`.
+    pub(crate) fn node_lines(mut self, lines: &str) -> Self {
+        self.node_extra = lines.to_owned();
+        self
+    }
+
     /// Lines for each mount's table, such as `watch = "inotify"`.
     pub(crate) fn mount_lines(mut self, lines: &str) -> Self {
         self.mount_extra = lines.to_owned();
@@ -86,7 +94,8 @@ impl Setup {
         let home = home.display();
         let mut text = format!(
             "[node]\nname = \"{name}\"\nstate = \"{home}/state\"\nlisten = \"{address}\"\n\
-             advertise = \"{address}\"\n\n[control]\nsocket = \"{home}/control.sock\"\n"
+             advertise = \"{address}\"\n{}\n[control]\nsocket = \"{home}/control.sock\"\n",
+            self.node_extra
         );
         for mount in &self.mounts {
             write!(text, "\n[[mount]]\nname = \"{mount}\"\npath = \"{home}/data/{mount}\"\n")

@@ -35,6 +35,17 @@ fn wait_fetched(cluster: &Cluster, n: usize, bytes: u64) {
     }
 }
 
+/// Waits until a node has a file.
+#[track_caller]
+fn wait_there(cluster: &Cluster, n: usize, name: &str) {
+    let (_open, nothing) = channel::<()>();
+    let until = Instant::now() + SOON;
+    while !at(cluster, n, name).exists() {
+        assert!(Instant::now() < until, "{name}");
+        assert!(nothing.recv_timeout(Duration::from_millis(1)).is_err());
+    }
+}
+
 /// Bytes that a running daemon has written by system calls.
 fn written(cluster: &Cluster, n: usize) -> u64 {
     let io = fs::read_to_string(format!("/proc/{}/io", cluster.node(n).pid())).unwrap();
@@ -53,6 +64,23 @@ fn others_go_on(cluster: &Cluster, n: usize, name: &str) {
     let there = |n: usize| fs::read_dir(at(cluster, n, name)).map_or(0, Iterator::count);
     assert_eq!((30, 30), (there(1), there(2)), "{name}");
     assert!(there(3) < 30, "the third has them already: it did not hang");
+}
+
+#[test]
+fn a_limit_on_what_is_sent_does_not_hold_up_what_is_small() {
+    let setup = Setup::new().nodes(2).mount(MOUNT).node_lines("bandwidth_max = \"1MiB\"\n");
+    let mut cluster = Cluster::start(&setup);
+    write_noise(&at(&cluster, 1, "large"), 12 * MIB);
+    wait_fetched(&cluster, 2, 1);
+    // Without a limit the large file is there before any of these.
+    for n in 0..4 {
+        let name = format!("small{n}");
+        fs::write(at(&cluster, 1, &name), &name).unwrap();
+        wait_there(&cluster, 2, &name);
+    }
+    assert!(!at(&cluster, 2, "large").exists());
+    cluster.node(1).done(&["wait"]);
+    cluster.wait_equal(SOON);
 }
 
 #[test]

@@ -94,6 +94,7 @@ impl Home {
 
     fn config(&self) -> NetConfig {
         NetConfig {
+            bandwidth_max: None,
             state: self.state(),
             listen: self.listen,
             name: self.name.clone(),

@@ -6,7 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -158,6 +158,8 @@ pub(super) struct Actor {
     pub walk_cut: bool,
     /// The regular scan that goes on.
     pub audit: Option<Audit>,
+    /// What the journal has of the last run, and may be on the disk or not.
+    pub unsettled: HashSet<RelPath>,
     pub missed_events: u64,
     /// Announcements of records sent.
     pub messages: u64,
@@ -220,6 +222,8 @@ impl Actor {
             let visible = visible.contains(&token);
             if visible {
                 self.index.unjournal(&record.path)?;
+            } else {
+                self.unsettled.insert(record.path.clone());
             }
             self.input(Input::Journaled { record, visible })?;
         }

@@ -65,6 +65,9 @@ impl Actor {
             }
             Output::Finished(path) => {
                 self.shelf.drop(&path);
+                if self.unsettled.remove(&path) {
+                    self.index.unjournal(&path)?;
+                }
                 if let Some(audit) = &mut self.audit {
                     audit.finished(&path);
                 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -191,6 +191,7 @@ pub(super) fn open(
         walking: VecDeque::new(),
         walk_cut: false,
         audit: None,
+        unsettled: HashSet::new(),
         missed_events: 0,
         messages: 0,
         turn: Turn::default(),

@@ -322,7 +322,8 @@ pub enum Output {
     },
     /// index: deletions of these classes are held, also after a restart.
     Guard(Vec<Class>),
-    /// The path needs nothing any more: content kept for it in memory can go.
+    /// The path needs nothing any more: content kept for it in memory can go, and what the journal
+    /// had of it from the last run.
     Finished(RelPath),
 }
 

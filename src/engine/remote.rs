@@ -71,12 +71,16 @@ impl Engine {
         self.clock.observe(theirs.version.stamp);
         self.clock.observe(theirs.version.touched);
         let first = self.peers.entry(peer).or_default().receive(lane, sequence);
-        let known = self.slots.get(&path).is_some_and(|slot| slot.want.is_some());
+        let slot = self.slots.get(&path);
+        let known = slot.is_some_and(|slot| slot.want.is_some());
+        let journaled = slot.is_some_and(|slot| slot.journaled.is_some());
         if path.is_root() || self.class(&path) == Class::Local {
             return;
         }
         if !known && reconcile(ours.as_ref(), &theirs) == Verdict::Keep {
-            self.outputs.push_back(Output::Finished(path));
+            if !journaled {
+                self.outputs.push_back(Output::Finished(path));
+            }
         } else {
             let barrier = self.class(&path) == Class::Barrier;
             let source = Source { first, sequence, after, barrier, record: theirs };

@@ -468,3 +468,23 @@ fn a_directory_goes_after_what_is_to_go_from_it() {
     let said: Vec<_> = (0..2).flat_map(|_| story.pass(1000)).collect();
     assert_eq!(["remove d/e", "apply d"], *said);
 }
+
+#[test]
+fn what_the_journal_had_is_not_forgotten_before_it_was_looked_for() {
+    let mut story = Story::new(vec![file("f", 5)]);
+    let version = version(9, Some(&story.records[0].version));
+    let record = Record { path: path("f"), entry: None, version };
+    assert_eq!(["read f"], *story.tell(Input::Journaled { record, visible: false }));
+    let older = Announced {
+        peer: PEER,
+        lane: Lane::Normal,
+        sequence: Sequence(1),
+        after: None,
+        theirs: file("f", 5),
+        content: false,
+        ours: story.ours(&path("f")),
+    };
+    story.engine.handle(story.now, Input::Announced(Box::new(older)));
+    assert!(story.engine.poll_output().is_none(), "it is not finished");
+    assert_eq!(["remove f"], *story.seen("f", Found::Absent));
+}

@@ -21,8 +21,8 @@ const PIECE_BYTES: usize = 128 << 10;
 /// Bytes of a piece, at most.
 const PIECE_BYTES_MAX: usize = 512 << 10;
 
-/// Bytes read at a time.
-const BUFFER_BYTES: usize = 4 << 20;
+/// Bytes read at a time: several contents may be cut at once.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// Bytes of a piece in a message: its id and its length.
 const ENCODED_BYTES: usize = 20;
@@ -91,10 +91,11 @@ impl Recipe {
             for piece in encoded {
                 let (id, bytes) = piece.split_first_chunk::<16>()?;
                 let bytes = u32::from_le_bytes(bytes.try_into().ok()?);
-                if bytes == 0 || bytes as usize > PIECE_BYTES_MAX {
+                rest = rest.checked_sub(bytes.into())?;
+                let least = if rest == 0 { 1 } else { PIECE_BYTES_MIN };
+                if !(least..=PIECE_BYTES_MAX).contains(&(bytes as usize)) {
                     return None;
                 }
-                rest = rest.checked_sub(bytes.into())?;
                 pieces.push((*id, bytes));
             }
         }
@@ -263,6 +264,8 @@ mod tests {
         assert_eq!(None, Recipe::decode(&messages, (5 << 20) + 1));
         assert_eq!(None, Recipe::decode(&messages, (5 << 20) - 1));
         assert_eq!(None, Recipe::decode(&[vec![0; ENCODED_BYTES]], 0), "a piece of nothing");
+        let tiny = [[0; 16].as_slice(), &1_u32.to_le_bytes()].concat();
+        assert_eq!(None, Recipe::decode(&[tiny.repeat(9)], 9), "pieces without number");
         assert_eq!(None, Recipe::decode(&[vec![1; ENCODED_BYTES - 1]], 0));
         assert_eq!(Some(Recipe::default()), Recipe::decode(&[], 0));
         assert!(Recipe::default().is_empty());

@@ -206,6 +206,10 @@ impl Engine {
             // It came back, and not all that was in it may have been looked at.
             self.list(&record.path);
         }
+        // Whatever is wanted there is weighed against this at once: later this may be forgotten.
+        if let Some(want) = self.slots.get_mut(&record.path).and_then(|slot| slot.want.as_mut()) {
+            want.retry_ms = 0;
+        }
         let dir = record.is_dir().then(|| record.path.clone());
         self.outputs.push_back(Output::Store { record, signature, from });
         if let Some(dir) = dir {

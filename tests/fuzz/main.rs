@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use trefoil::config::{Config, Surroundings};
 use trefoil::control::types::{VerifyRequest, WaitRequest, WhyRequest};
+use trefoil::disk::Recipe;
 use trefoil::model::limits::{FRAME_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
 use trefoil::model::{Record, RelPath};
 use trefoil::net::frame::{self, FrameHead, HEAD_BYTES};
@@ -188,6 +189,21 @@ fn replies() {
         fetch || call
     };
     fuzz("replies", seeds::reply, decode, linear);
+}
+
+#[test]
+fn recipes() {
+    let decode = |bytes: &[u8]| {
+        let Some((size, message)) = bytes.split_first_chunk() else { return false };
+        let size = u64::from_le_bytes(*size);
+        let Some(recipe) = Recipe::decode(&[message.to_vec()], size) else { return false };
+        assert_eq!(Some(&recipe), Recipe::decode(&recipe.encode(), size).as_ref());
+        // Whatever it says, it is all of the content, and no more.
+        let plan = recipe.plan(&recipe, size / 3);
+        assert_eq!(size - size / 3, plan.iter().map(|part| part.1).sum());
+        true
+    };
+    fuzz("recipes", seeds::recipe, decode, |bytes| 8 * linear(bytes));
 }
 
 #[test]

@@ -200,6 +200,19 @@ pub(crate) fn request(rng: &mut Rng) -> Vec<u8> {
     Request::Fetch(fetch).encode()
 }
 
+/// The content's size, and its pieces.
+pub(crate) fn recipe(rng: &mut Rng) -> Vec<u8> {
+    let lengths: Vec<_> = (0..rng.below(9)).map(|_| (64 << 10) + rng.below(448 << 10)).collect();
+    let size: usize = lengths.iter().sum();
+    let mut bytes = (size as u64).to_le_bytes().to_vec();
+    for length in lengths {
+        // Some pieces are alike.
+        bytes.extend([u8::from(rng.chance(2)); 16]);
+        bytes.extend(u32::try_from(length).unwrap().to_le_bytes());
+    }
+    bytes
+}
+
 pub(crate) fn reply(rng: &mut Rng) -> Vec<u8> {
     if rng.chance(2) {
         return FetchReply { found: rng.chance(2), offset: rng.number() }.encode();

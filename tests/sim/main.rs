@@ -35,7 +35,7 @@ use crate::profile::Generation;
 use crate::world::{Report, SECOND, World};
 
 /// Seeds that failed once.
-const PINNED: [u64; 14] = [
+const PINNED: [u64; 15] = [
     41_000_001_122,
     41_000_015_098,
     41_000_019_483,
@@ -50,6 +50,7 @@ const PINNED: [u64; 14] = [
     61_000_025_973,
     61_000_038_866,
     70_000_270_972,
+    70_000_431_994,
 ];
 
 /// Seeds that failed once, of the first generation.

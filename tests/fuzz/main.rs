@@ -200,7 +200,7 @@ fn recipes() {
         assert_eq!(Some(&recipe), Recipe::decode(&recipe.encode(), size).as_ref());
         // Whatever it says, it is all of the content, and no more.
         let plan = recipe.plan(&recipe, size / 3);
-        assert_eq!(size - size / 3, plan.iter().map(|part| part.1).sum());
+        assert_eq!(size - size / 3, plan.iter().map(|part| part.1).sum::<u64>());
         true
     };
     fuzz("recipes", seeds::recipe, decode, |bytes| 8 * linear(bytes));

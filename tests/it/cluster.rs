@@ -43,7 +43,7 @@ const LOG_LINES_MAX: usize = 400;
 static NEXT_HOST: AtomicU8 = AtomicU8::new(1);
 
 /// What a cluster is made of.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Setup {
     nodes: usize,
     mounts: Vec<String>,
@@ -55,14 +55,12 @@ pub(crate) struct Setup {
 impl Setup {
     /// Three nodes, no mounts, no preset.
     pub(crate) fn new() -> Self {
-        let (node_extra, mount_extra) = (String::new(), String::new());
-        Self { nodes: 3, mounts: Vec::new(), preset: None, node_extra, mount_extra }
+        Self { nodes: 3, ..Self::default() }
     }
 
     /// Another number of nodes.
-    pub(crate) fn nodes(mut self, nodes: usize) -> Self {
-        self.nodes = nodes;
-        self
+    pub(crate) fn nodes(self, nodes: usize) -> Self {
+        Self { nodes, ..self }
     }
 
     /// One mount more, such as `pub/media`.
@@ -72,21 +70,18 @@ impl Setup {
     }
 
     /// A preset for all mounts.
-    pub(crate) fn preset(mut self, preset: &str) -> Self {
-        self.preset = Some(preset.to_owned());
-        self
+    pub(crate) fn preset(self, preset: &str) -> Self {
+        Self { preset: Some(preset.to_owned()), ..self }
     }
 
     /// Lines for the node's table, such as `trash_max = "off"`.
-    pub(crate) fn node_lines(mut self, lines: &str) -> Self {
-        self.node_extra = lines.to_owned();
-        self
+    pub(crate) fn node_lines(self, lines: &str) -> Self {
+        Self { node_extra: lines.to_owned(), ..self }
     }
 
     /// Lines for each mount's table, such as `watch = "inotify"`.
-    pub(crate) fn mount_lines(mut self, lines: &str) -> Self {
-        self.mount_extra = lines.to_owned();
-        self
+    pub(crate) fn mount_lines(self, lines: &str) -> Self {
+        Self { mount_extra: lines.to_owned(), ..self }
     }
 
     /// The configuration file of a node that lives in `home`.
@@ -493,12 +488,8 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn nodes_get_addresses_of_their_own() {
+fn a_node_has_an_address_of_its_own_and_each_mount_its_preset() {
     assert_ne!(free_address(), free_address());
-}
-
-#[test]
-fn a_configuration_names_each_mount_with_its_preset() {
     let setup = Setup::new().mount("var").mount("pub/media").preset("magento");
     let text = setup.config("n1", Path::new("/home"), "127.0.0.1:1");
     let config: toml::Table = text.parse().unwrap();

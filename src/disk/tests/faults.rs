@@ -308,6 +308,7 @@ const OTHERS: &[&str] = &[
     "rename.note",
     // Fetching, and what is rare.
     "sync.fetched",
+    "read.copy",
     "clone.stage",
     "punch.stage",
     "rename.spill",

@@ -138,3 +138,19 @@ fn content_whose_sync_failed_is_not_used() {
     assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
     assert!(f.own("stage").is_empty());
 }
+
+#[test]
+fn content_is_put_together_from_a_file_that_is_here_and_what_was_sent() {
+    let f = fixture();
+    std::fs::write(f.path("old"), b"one two three").unwrap();
+    let whole = b"zero two";
+    let old = open_content(&f.mount, &rel("old")).unwrap();
+    let mut staged = Staged::open(&f.mount, ContentId::of(whole), whole.len() as u64).unwrap();
+    staged.write(b"zero").unwrap();
+    staged.copy(&old, 3, 4).unwrap();
+    assert_eq!(8, staged.offset());
+    assert!(matches!(staged.copy(&old, 0, 1), Err(StageError::TooLong)));
+    staged.finish().unwrap();
+    let mut short = Staged::open(&f.mount, ContentId::of(b"x"), 99).unwrap();
+    assert!(matches!(short.copy(&old, 10, 9), Err(StageError::TooShort)), "the file ends before");
+}

@@ -196,6 +196,7 @@ mod tests {
         }
         assert!(!goes(&mut fixture, 100 * KEPT_NS));
     }
+
     #[test]
     fn a_tombstone_learned_from_others_stays_while_a_member_that_is_linked_lacks_it() {
         let (mut fixture, at) = with_tombstone(Lane::Forward);

@@ -23,8 +23,8 @@ use super::{DiskError, copy, read, scan, walk};
 use crate::model::limits::CONTENT_BUFFER_BYTES;
 use crate::model::{ContentId, RelPath};
 
-const COPY: Call = Call::new("read.copy", "read what is here of it");
 const CLEAR: Call = Call::new("clear.stage", "clear the stage");
+const COPY: Call = Call::new("read.copy", "read what is here of it");
 const FINISH: Call = Call::new("rename.whole", "finish in the stage");
 const OPEN: Call = Call::new("open.stage", "open in the stage");
 const SERVE: Call = Call::new("read.serve", "read it to serve it");

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
@@ -48,11 +49,12 @@ impl Alone {
         self.drain.shared.lock().pending.take(usize::MAX)
     }
 
-    /// What a daemon does when it applies files.
+    /// What a daemon does when it applies entries. No files: a descriptor that a child of another
+    /// test inherits is closed by that child, and the kernel tells of a stranger.
     fn write_own(&self) {
         let root = self.base.path().join("fs/root");
         for n in 0..FILES {
-            fs::write(root.join("staged"), "x").unwrap();
+            symlink("x", root.join("staged")).unwrap();
             fs::rename(root.join("staged"), root.join(format!("own{n}"))).unwrap();
         }
     }

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Shared;
+use super::fetch::fetch_into;
 use crate::disk::{self, Content, Mount, Origin, Recipe, StageError, Staged};
 use crate::model::limits::RANGES_MAX;
 use crate::model::{ContentId, RelPath};
@@ -217,21 +218,8 @@ impl Assembly {
             drop(tokio::task::spawn_blocking(move || done(self.finish())));
             return;
         }
-        let shared = Arc::new(Mutex::new(Some(self)));
-        let sink = {
-            let shared = shared.clone();
-            move |bytes: &[u8]| match &mut *shared.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(assembly) => assembly.take(bytes).map_err(io::Error::other),
-                None => Err(io::Error::other("the stage is closed")),
-            }
-        };
-        link.fetch(request, sink, move |result| {
-            let assembly = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
-            done(match (result, assembly) {
-                (Ok(()), Some(assembly)) => assembly.finish(),
-                (Err(error), _) => Err(DeltaError::Failed(super::chain(&error))),
-                (Ok(()), None) => Err(DeltaError::Failed("the stage is closed".to_owned())),
-            });
+        fetch_into(link, request, self, Self::take, move |result| {
+            done(result.map_err(DeltaError::Failed).and_then(Self::finish));
         });
     }
 

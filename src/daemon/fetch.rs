@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::actor::{Actor, Event};
 use super::delta::{self, Base, DeltaError};
-use crate::disk::{self, Staged};
+use crate::disk::{self, StageError, Staged};
 use crate::model::limits::{DELTA_BYTES_MAX, DELTA_BYTES_MIN};
 use crate::model::{ContentId, Entry, Lane, NodeId, RelPath};
 use crate::net::{FetchRequest, LinkHandle};
@@ -103,26 +103,10 @@ impl Actor {
         let Some((link, staged, request)) = self.begin_fetch(&path, content, size, from) else {
             return;
         };
-        let staged = Arc::new(Mutex::new(Some(staged)));
-        let sink = {
-            let staged = staged.clone();
-            move |bytes: &[u8]| {
-                let mut staged = staged.lock().unwrap_or_else(PoisonError::into_inner);
-                match staged.as_mut() {
-                    Some(staged) => staged.write(bytes).map_err(io::Error::other),
-                    None => Err(io::Error::other("the stage is closed")),
-                }
-            }
-        };
         let inbox = self.inbox.clone();
-        link.fetch(request, sink, move |result| {
-            let staged = staged.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let result = match (result, staged) {
-                (Ok(()), Some(staged)) => staged.finish().map_err(|error| super::chain(&error)),
-                (Err(error), _) => Err(super::chain(&error)),
-                (Ok(()), None) => Err("the stage is closed".to_owned()),
-            };
-            inbox.push(Event::Fetched { path, content, result });
+        fetch_into(&link, request, staged, Staged::write, move |result| {
+            let finish = |staged: Staged| staged.finish().map_err(|error| super::chain(&error));
+            inbox.push(Event::Fetched { path, content, result: result.and_then(finish) });
         });
     }
 
@@ -161,6 +145,32 @@ impl Actor {
     fn not_fetched(&self, path: RelPath, content: ContentId, reason: String) {
         self.inbox.push(Event::Fetched { path, content, result: Err(reason) });
     }
+}
+
+/// Fetches bytes into something that takes them, and gives that back once all have come, or why they
+/// did not; what it took until then is good as far as it goes.
+pub(super) fn fetch_into<T: Send + 'static>(
+    link: &LinkHandle,
+    request: FetchRequest,
+    taker: T,
+    take: fn(&mut T, &[u8]) -> Result<(), StageError>,
+    done: impl FnOnce(Result<T, String>) + Send + 'static,
+) {
+    let taker = Arc::new(Mutex::new(Some(taker)));
+    let sink = {
+        let taker = taker.clone();
+        move |bytes: &[u8]| match &mut *taker.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(taker) => take(taker, bytes).map_err(io::Error::other),
+            None => Err(io::Error::other("the stage is closed")),
+        }
+    };
+    link.fetch(request, sink, move |result| {
+        let taker = taker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        done(match result {
+            Ok(()) => taker.ok_or_else(|| "the stage is closed".to_owned()),
+            Err(error) => Err(super::chain(&error)),
+        });
+    });
 }
 
 /// The files that a file of this name may be going to replace: writers that take care write a new

@@ -442,3 +442,24 @@ fn hint(hint: disk::watch::Hint) -> Hint {
     };
     Hint { path: hint.path, kind }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::daemon::testing::Fixture;
+    use crate::model::{NodeId, Record, RelPath, Stamp, Version};
+
+    #[test]
+    fn what_the_last_run_left_in_the_journal_is_forgotten_when_it_was_looked_for() {
+        let mut fixture = Fixture::start();
+        let version = Version::edit(Stamp { counter: 9, node: NodeId(2) }, None);
+        let path = RelPath::parse(b"never-seen").unwrap();
+        let actor = &mut fixture.actor;
+        let removal = Record { path: path.clone(), entry: None, version };
+        let _token = actor.index.journal(&removal).unwrap();
+        actor.index.commit().unwrap();
+        actor.start().unwrap();
+        assert!(actor.unsettled.contains(&path));
+        fixture.turn_until(|actor| actor.unsettled.is_empty());
+        assert!(fixture.actor.index.journaled().unwrap().is_empty());
+    }
+}

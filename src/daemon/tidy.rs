@@ -6,7 +6,7 @@ use crate::engine::clock::Now;
 use crate::index::IndexError;
 use crate::model::{Lane, NodeId, Sequence};
 
-/// How often, in milliseconds.
+/// How often, in milliseconds. Not more often than [`Index::mark`](crate::index::Index::mark) allows.
 const EVERY_MS: u64 = 60_000;
 
 /// How long a tombstone is kept at least, in nanoseconds: a month.
@@ -36,6 +36,7 @@ impl Actor {
         }
         self.tidied_ms = now.monotonic_ms;
         if self.index.head() > self.noted {
+            self.index.mark()?;
             self.index.commit()?;
             open::note(&self.mount, &self.index)?;
             self.noted = self.index.head();

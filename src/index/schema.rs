@@ -47,7 +47,7 @@ CREATE TABLE state (
 
 /// What a later release added, and an earlier one does without. `told` is up to where a peer can have
 /// heard of this index, `lives` holds its own and those of others that peers knew when they were first
-/// linked with it, `passed` from where on something that a peer told was passed over, under which rules.
+/// linked with it, `marks` where it was at the last two full minutes, `passed` from where on something that a peer told was passed over, under which rules.
 pub(super) const ADDED: &str = "
 CREATE TABLE IF NOT EXISTS guard (class INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS told (peer INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT;
@@ -56,6 +56,9 @@ CREATE TABLE IF NOT EXISTS had (
   peer INTEGER NOT NULL, lane INTEGER NOT NULL, until INTEGER NOT NULL,
   PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dropped (lane INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS marks (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  earlier INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS passed (
   peer INTEGER NOT NULL, lane INTEGER NOT NULL, seq INTEGER NOT NULL, rules BLOB NOT NULL,
   PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
@@ -85,9 +88,6 @@ pub(super) fn prepare(db: &Connection, path: &Path, new: Incarnation) -> Result<
     make().map_err(|source| IndexError::Sqlite { doing: "create", source })?;
     Ok(true)
 }
-
-/// How long what was written may not be on the disk, in microseconds: twice what Linux takes.
-const UNSYNCED_US: u64 = 60_000_000;
 
 impl Index {
     /// Reads the numbers beside the records.
@@ -147,15 +147,28 @@ impl Index {
         self.execute("write", sql, [Lane::Forward.number()])?;
         // What was written without a sync may be as before though `stat` says what it said: whatever
         // changed last is read again.
-        let until = self.head.0.saturating_sub(UNSYNCED_US);
-        let sql = "UPDATE records SET signature = NULL WHERE seq > ?1";
-        self.execute("write", sql, [signed(until)])?;
+        let sql = "UPDATE records SET signature = NULL \
+                   WHERE seq > coalesce((SELECT earlier FROM marks), 0)";
+        self.execute("write", sql, ())?;
         // What peers have acknowledged of the lost commits says nothing of what comes after them.
         let sql = "UPDATE cursors SET acknowledged = min(acknowledged, ?1)";
         self.execute("write", sql, [signed(self.head.0)])?;
         self.incarnation = new;
         self.commit()?;
         self.sync()
+    }
+
+    /// To be called at most once a minute, by a clock that never jumps: what was stored before the mark
+    /// before this one is on the disk, as Linux writes what nobody syncs within half a minute.
+    /// Permanent with the open transaction.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`].
+    pub fn mark(&mut self) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT INTO marks VALUES (1, 0, ?1) \
+                   ON CONFLICT DO UPDATE SET earlier = last, last = ?1";
+        self.execute("write", sql, [signed(self.head.0)]).map(drop)
     }
 
     /// The life that this one goes on from, and its last sequence.

@@ -92,7 +92,8 @@ impl World {
     /// The index goes on as another life.
     pub fn begin_life(&mut self, at: usize) {
         let incarnation = Incarnation(self.fresh_id());
-        self.nodes[at].index.begin_life(incarnation);
+        let now_ms = self.clock(at).monotonic_ms;
+        self.nodes[at].index.begin_life(incarnation, now_ms);
         self.nodes[at].next_author();
     }
 

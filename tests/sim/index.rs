@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use trefoil::engine::clock::Now;
 use trefoil::engine::fingerprint::Fingerprint;
 use trefoil::engine::{Class, Policy};
 use trefoil::model::{Entry, Incarnation, Lane, NodeId, Record, RelPath, Sequence, Signature};
 
-/// How long what was written may not be on the disk.
-const UNSYNCED_NS: u64 = 60_000_000_000;
+use crate::world::{MS, Micros, SECOND};
+
+/// How long what was written may not be on the disk. The index knows it from marks that it makes
+/// every minute.
+const UNSYNCED: Micros = 60 * SECOND;
+
+/// As in [`Index::told`]: a former life was told without a limit, this one nothing.
+const LOST: Sequence = Sequence(u64::MAX);
 
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -17,6 +24,8 @@ pub struct Row {
     pub lane: Lane,
     pub from: Option<NodeId>,
     pub ordered: bool,
+    /// When it was stored, by a clock that never jumps.
+    pub stored_ms: u64,
 }
 
 pub type Cursors = Vec<(Lane, Sequence)>;
@@ -136,7 +145,7 @@ impl Index {
         record: Record,
         signature: Option<Signature>,
         from: Option<NodeId>,
-        wall_ns: u64,
+        now: Now,
     ) -> Option<(Lane, Sequence)> {
         let path = record.path.clone();
         let class = policy.class(&path);
@@ -146,12 +155,13 @@ impl Index {
         let ordered = class == Class::Barrier || may_replace;
         let known = old.and_then(|row| row.signature);
         let signature = if record.is_live() { signature.or(known) } else { None };
-        self.head = Sequence(wall_ns.max(self.head.0 + 1));
+        self.head = Sequence(now.wall_ns.max(self.head.0 + 1));
         let stamps = record.version.stamp.counter.max(record.version.touched.counter);
         self.last_counter = self.last_counter.max(stamps);
         let lane = if from.is_some() { Lane::Forward } else { Policy::lane(class) };
         let was = old.map(|old| (old.lane, old.sequence));
-        let row = Row { record, signature, sequence: self.head, lane, from, ordered };
+        let (sequence, stored_ms) = (self.head, now.monotonic_ms);
+        let row = Row { record, signature, sequence, lane, from, ordered, stored_ms };
         self.set_row(path, Some(row), true);
         was
     }
@@ -215,13 +225,13 @@ impl Index {
 
     /// The last commits may be lost. What peers had of them is not what comes in their place, so
     /// this goes on as another life of the index; and what they had from us we ask for again.
-    pub fn begin_life(&mut self, incarnation: Incarnation) {
+    pub fn begin_life(&mut self, incarnation: Incarnation, now_ms: u64) {
         self.former = Some((self.incarnation, self.head));
         self.part_with_life();
         self.incarnation = incarnation;
         self.lives.0.push(incarnation);
-        let until = self.head.0.saturating_sub(UNSYNCED_NS);
-        for row in self.rows.values_mut().filter(|row| row.sequence.0 > until) {
+        let since = now_ms.saturating_sub(UNSYNCED / MS);
+        for row in self.rows.values_mut().filter(|row| row.stored_ms >= since) {
             row.signature = None;
         }
         for (_, cursors) in self.cursors.values_mut() {

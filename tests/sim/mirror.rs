@@ -258,9 +258,9 @@ impl World {
                 }
                 Output::Store { record, signature, from } => {
                     self.check_store(at, &record, from);
-                    let (policy, wall_ns) = (self.policy.clone(), now.wall_ns);
+                    let policy = self.policy.clone();
                     let node = &mut self.nodes[at];
-                    let was = node.index.store(&policy, record, signature, from, wall_ns);
+                    let was = node.index.store(&policy, record, signature, from, now);
                     if let Some((lane, old)) = was {
                         let new = node.index.head;
                         node.out.values_mut().for_each(|out| out.moved(lane, old, new));

@@ -13,6 +13,16 @@ fn record(path: &str, counter: u64) -> Record {
     }
 }
 
+const SIGNATURE: Signature = Signature {
+    inode: 1,
+    size: 1,
+    mode: 0,
+    mtime: Mtime { secs: 0, nanos: 0 },
+    ctime: Mtime { secs: 0, nanos: 0 },
+    links: 1,
+    racy: false,
+};
+
 #[test]
 fn what_was_passed_over_is_asked_for_again_by_other_rules() {
     let folder = tempfile::tempdir().unwrap();
@@ -147,17 +157,10 @@ fn a_life_goes_on_from_another_one() {
     let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
     assert_eq!(None, index.former().unwrap());
     index.begin().unwrap();
-    let signature = |inode| Signature {
-        inode,
-        size: 1,
-        mode: 0,
-        mtime: Mtime::default(),
-        ctime: Mtime::default(),
-        links: 1,
-        racy: false,
-    };
-    let (old, new) = (Some(signature(1)), Some(signature(2)));
+    let (old, new) = (Some(SIGNATURE), Some(Signature { inode: 2, ..SIGNATURE }));
     index.store(&record("a", 1), old, Lane::Normal, Some(NodeId(2)), 5_000_000).unwrap();
+    index.mark().unwrap();
+    index.mark().unwrap();
     index.store(&record("b", 1), new, Lane::Normal, None, 70_000_000_000).unwrap();
     index.set_done(NodeId(2), Lane::Forward, Sequence(4)).unwrap();
     index.set_done(NodeId(2), Lane::Normal, Sequence(9)).unwrap();
@@ -180,6 +183,21 @@ fn a_life_goes_on_from_another_one() {
     let (index, _) = Index::open(&path, Incarnation(9)).unwrap();
     assert_eq!(Incarnation(8), index.incarnation());
     assert_eq!(Some((Incarnation(7), Sequence(70_000_000))), index.former().unwrap());
+}
+
+#[test]
+fn what_changed_since_the_mark_before_the_last_is_read_again_after_a_power_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(7)).unwrap();
+    // An hour later by the wall clock, which was set: less than two minutes have passed.
+    for (name, wall_ns) in [("a", 1), ("b", 2), ("c", 3600)] {
+        let wall_ns = wall_ns * 1_000_000_000;
+        index.store(&record(name, 1), Some(SIGNATURE), Lane::Normal, None, wall_ns).unwrap();
+        index.mark().unwrap();
+    }
+    index.begin_life(Incarnation(8)).unwrap();
+    let known = |name| index.row(&record(name, 1).path).unwrap().unwrap().signature;
+    assert_eq!([Some(SIGNATURE), Some(SIGNATURE), None], ["a", "b", "c"].map(known));
 }
 
 #[test]

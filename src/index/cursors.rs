@@ -147,7 +147,13 @@ impl Index {
         let own = self.db.query_row(sql, [signed(life.0)], |row| row.get(0)).optional();
         let own: Option<bool> = own.map_err(reading)?;
         let until = self.told(peer)?;
+        let lost = until == Some(Sequence(unsigned(TOLD_LOST)));
         match own {
+            // Nobody has heard of more of this life yet than of what it goes on from.
+            Some(true) if lost && life == self.incarnation => {
+                let begin = self.former()?.map_or(Sequence(0), |(_, head)| head);
+                Ok(cursors.iter().all(|&(_, at)| at <= begin))
+            }
             Some(true) => Ok(cursors.iter().all(|&(_, at)| at <= until.unwrap_or_default())),
             Some(false) => Ok(true),
             None if until.is_some() => Ok(false),

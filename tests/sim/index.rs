@@ -324,7 +324,13 @@ impl Index {
             self.lives.1.push(life);
             return !self.lives.0.contains(&life) || cursors.iter().all(|&(_, at)| at.0 == 0);
         };
-        let until = told.unwrap_or(Sequence(u64::MAX));
+        let until = match told {
+            // Nobody has heard of more of this life yet than of what it goes on from.
+            Some(LOST) if life == self.incarnation => {
+                self.former.map(|(_, head)| head).unwrap_or_default()
+            }
+            told => told.unwrap_or(LOST),
+        };
         let own = self.lives.0.contains(&life) && cursors.iter().all(|&(_, at)| at <= until);
         own || self.lives.1.contains(&life)
     }
@@ -341,7 +347,7 @@ impl Index {
     /// Who was linked when the power went may have heard of what was lost.
     fn part_with_life(&mut self) {
         for told in self.told.values_mut().filter(|told| told.is_none()) {
-            *told = Some(Sequence(u64::MAX));
+            *told = Some(LOST);
         }
     }
 

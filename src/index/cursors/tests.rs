@@ -132,6 +132,7 @@ fn who_was_linked_when_the_power_went_may_have_heard_of_what_was_lost() {
     };
     assert!(can(linked, 7, 99) && can(parted, 7, 0));
     assert!(!can(parted, 7, 99), "it was not linked");
+    assert!(can(linked, 8, 0) && !can(linked, 8, 1), "nobody has heard of this life");
     assert!(!can(linked, 6, 0), "that is none of its lives");
 }
 

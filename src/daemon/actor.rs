@@ -446,7 +446,8 @@ fn hint(hint: disk::watch::Hint) -> Hint {
 #[cfg(test)]
 mod tests {
     use crate::daemon::testing::Fixture;
-    use crate::model::{NodeId, Record, RelPath, Stamp, Version};
+    use crate::engine::{Announced, Input};
+    use crate::model::{Lane, NodeId, Record, RelPath, Sequence, Stamp, Version};
 
     #[test]
     fn what_the_last_run_left_in_the_journal_is_forgotten_when_it_was_looked_for() {
@@ -461,5 +462,28 @@ mod tests {
         assert!(actor.unsettled.contains(&path));
         fixture.turn_until(|actor| actor.unsettled.is_empty());
         assert!(fixture.actor.index.journaled().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_edit_of_this_node_that_it_never_made_shows_that_its_index_is_old() {
+        let mut fixture = Fixture::start();
+        let actor = &mut fixture.actor;
+        let node = actor.place.node.author(actor.index.incarnation());
+        let announced = |counter| {
+            let version = Version::edit(Stamp { counter, node }, None);
+            let theirs =
+                Record { path: RelPath::parse(b"made-later").unwrap(), entry: None, version };
+            let (peer, lane, sequence) = (NodeId(2), Lane::Normal, Sequence(1));
+            let after = None;
+            let told =
+                Announced { peer, lane, sequence, after, theirs, content: false, ours: None };
+            Input::Announced(Box::new(told))
+        };
+        actor.input(announced(actor.index.last_counter())).unwrap();
+        let error = actor.input(announced(actor.index.last_counter() + 1)).unwrap_err();
+        assert!(error.is_damage(), "it is set aside");
+        let n2 = NodeId(2);
+        let than = format!("the index is older than an edit of this node that {n2} has");
+        assert_eq!(than, error.to_string());
     }
 }

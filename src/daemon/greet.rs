@@ -177,8 +177,12 @@ impl Actor {
         if self.index.can_be_of(id, hello.known, &hello.cursors)? {
             return Ok(());
         }
-        let than = self.shared.names().get(&id).cloned().unwrap_or_else(|| id.to_string());
-        Err(IndexError::Old { than: format!("what {than} has of it") })
+        Err(IndexError::Old { than: format!("what {} has of it", self.name_of(id)) })
+    }
+
+    /// A node's name, or its id if it has none.
+    pub(super) fn name_of(&self, peer: NodeId) -> String {
+        self.shared.names().get(&peer).cloned().unwrap_or_else(|| peer.to_string())
     }
 
     /// A peer drops a tombstone only when this node has it: where it is not here, somebody has put
@@ -187,8 +191,8 @@ impl Actor {
         if !self.index.lacks(id, &hello.dropped)? {
             return Ok(());
         }
-        let than = self.shared.names().get(&id).cloned().unwrap_or_else(|| id.to_string());
-        Err(IndexError::Old { than: format!("deletions that {than} has forgotten") })
+        let than = format!("deletions that {} has forgotten", self.name_of(id));
+        Err(IndexError::Old { than })
     }
 
     /// Takes the peer's index for what it is: the one that is known, one that goes on from that, or

@@ -92,6 +92,10 @@ impl Actor {
                 drop(self.workers.walks.send(dir));
                 Ok(())
             }
+            Output::Outdated(peer) => {
+                let than = format!("an edit of this node that {} has", self.name_of(peer));
+                Err(IndexError::Old { than })
+            }
             Output::Read { path, even_if_open } => {
                 let known = self.index.row(&path)?.and_then(|row| row.signature);
                 let origin = self.moves.found(&path);

@@ -206,9 +206,7 @@ pub(super) fn open(
     Ok((actor, threads))
 }
 
-/// How far the counter of stamps goes on at most with each start, in nanoseconds. An index that was put
-/// back from a backup, with a clock that is behind it, must not count through the same numbers again: two
-/// edits with one stamp would be taken for one (decision 0011).
+/// How far the counter of stamps goes on at most with each start, in nanoseconds (decision 0011).
 const COUNTER_STEP: u64 = 1_000_000_000;
 
 fn setup(place: &Place, shared: &Shared, mount: &Mount, index: &Index) -> Result<Setup, OpenError> {
@@ -218,7 +216,8 @@ fn setup(place: &Place, shared: &Shared, mount: &Mount, index: &Index) -> Result
         policy: place.policy.clone(),
         keeps_owners: mount.privileged,
         joining: others > 0 && !index.is_scanned()?,
-        last_counter: index.last_counter().saturating_add(random()? % COUNTER_STEP),
+        last_counter: index.last_counter(),
+        counter_step: random()? % COUNTER_STEP,
         held_classes: index.held_classes()?,
         share: limits::SHARE_MAX,
     })

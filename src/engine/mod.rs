@@ -322,6 +322,9 @@ pub enum Output {
     },
     /// index: deletions of these classes are held, also after a restart.
     Guard(Vec<Class>),
+    /// index: the peer has an edit of this node that it never made. The index was put back as it was
+    /// before that, and nothing that it says counts.
+    Outdated(NodeId),
     /// The path needs nothing any more: content kept for it in memory can go, and what the journal
     /// had of it from the last run.
     Finished(RelPath),
@@ -352,6 +355,9 @@ pub struct Setup {
     pub joining: bool,
     /// The highest counter in the index.
     pub last_counter: u64,
+    /// How far the counter goes on beyond it: an index that was put back from a backup, with a clock
+    /// that is behind it, would count through the same numbers again.
+    pub counter_step: u64,
     /// Classes whose deletions were held when the daemon ended.
     pub held_classes: Vec<Class>,
     /// How many records one peer can have under way here; a long one counts as several.
@@ -394,7 +400,7 @@ impl Engine {
     #[must_use]
     pub fn new(setup: Setup) -> Self {
         Self {
-            clock: Clock::new(setup.node, setup.last_counter),
+            clock: Clock::new(setup.node, setup.last_counter, setup.counter_step),
             guard: Guard::tripped(&setup.held_classes),
             setup,
             slots: BTreeMap::new(),

@@ -67,6 +67,10 @@ impl Engine {
 
     pub(super) fn announced(&mut self, now: Now, announced: Announced) {
         let Announced { peer, lane, sequence, after, theirs, content, ours } = announced;
+        if self.clock.is_to_come(&theirs.version) {
+            self.outputs.push_back(Output::Outdated(peer));
+            return;
+        }
         let path = theirs.path.clone();
         self.clock.observe(theirs.version.stamp);
         self.clock.observe(theirs.version.touched);

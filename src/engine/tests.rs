@@ -69,6 +69,7 @@ impl Story {
             keeps_owners: true,
             joining: false,
             last_counter: 0,
+            counter_step: 0,
             held_classes,
             share,
         };
@@ -104,6 +105,7 @@ impl Story {
                     self.asked = peers;
                 }
                 Output::Guard(classes) => said.push(format!("guard {}", words(&classes))),
+                Output::Outdated(peer) => said.push(format!("outdated by {peer}")),
                 Output::List(dir) => said.push(format!("list {dir}")),
                 Output::Read { path, .. } => said.push(format!("read {path}")),
                 Output::Store { record, .. } => {

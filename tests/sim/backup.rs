@@ -47,6 +47,7 @@ impl World {
         let Backup { index, author, noted, disk } = *backup;
         let node = &mut self.nodes[at];
         (node.index, node.author) = (index, author);
+        node.put_back = true;
         node.visible.clear();
         node.dies_in = None;
         if whole {
@@ -123,7 +124,16 @@ impl World {
         true
     }
 
-    fn begin_anew(&mut self, at: usize) {
+    /// A peer has an edit of this node that it never made.
+    pub fn outdated(&mut self, at: usize, peer: NodeId) {
+        self.note(|_| format!("n{at} finds that {peer} has an edit that it never made"));
+        if !self.nodes[at].put_back {
+            self.fail(format!("n{at} did not make an edit that is said to be its own"));
+        }
+        self.nodes[at].outdated = true;
+    }
+
+    pub fn begin_anew(&mut self, at: usize) {
         self.kill(at);
         self.set_index_aside(at);
         self.later(SECOND, Fault::Start(at, true));
@@ -134,6 +144,7 @@ impl World {
         let incarnation = Incarnation(self.fresh_id());
         let node = &mut self.nodes[at];
         node.index = Index::new(incarnation);
+        (node.put_back, node.outdated) = (false, false);
         node.next_author();
         self.ledger.lost_index = true;
     }

@@ -56,6 +56,8 @@ pub struct Ledger {
     /// Content that was never finished, left by a power cut.
     pub abandoned: BTreeSet<ContentId>,
     taken_open: BTreeSet<ContentId>,
+    /// What another node has of what somebody wrote.
+    arrived: BTreeSet<(RelPath, ContentId)>,
     /// Where a look failed: nothing waits for such a file.
     pub unreadable: BTreeSet<(usize, RelPath)>,
     /// Content that was at a derived path: a loser is dropped there.
@@ -251,10 +253,20 @@ impl World {
                 let deletions = self.ledger.deletions.entry(record.path.clone()).or_default();
                 deletions.push(record.version.clone());
             }
-            self.ledger.edits.entry(stamp).or_insert_with(|| record.entry.clone());
+            let put_back = self.nodes[at].put_back;
+            let known = self.ledger.edits.entry(stamp).or_insert_with(|| record.entry.clone());
+            if put_back {
+                // What it had made before with this stamp nobody else has, or it would differ.
+                known.clone_from(&record.entry);
+            }
         }
-        let content = record.entry.as_ref().and_then(Entry::content);
-        let Some((content, _)) = content.filter(|_| from.is_none()) else { return };
+        let Some((content, _)) = record.entry.as_ref().and_then(Entry::content) else { return };
+        if from.is_some() && !record.version.joined {
+            self.ledger.arrived.insert((record.path.clone(), content));
+        }
+        if from.is_some() {
+            return;
+        }
         let stamps = self.ledger.stamps.entry((content, record.path.clone())).or_default();
         stamps.insert(record.version.stamp);
         let ledger = &self.ledger;

@@ -104,6 +104,10 @@ impl World {
         let next = engine.next_tick_ms();
         self.check_bounds(at, &engine);
         self.nodes[at].engine = Some(engine);
+        if self.nodes[at].outdated {
+            self.begin_anew(at);
+            return;
+        }
         self.schedule_tick(at, next);
         self.start_applying(at);
         for other in 0..self.nodes.len() {
@@ -241,6 +245,7 @@ impl World {
                     let known = row.and_then(|row| row.signature).filter(|s| !s.racy);
                     self.hand_out(at, Task::Read { path, even_if_open, known });
                 }
+                Output::Outdated(peer) => self.outdated(at, peer),
                 Output::Guard(classes) => self.nodes[at].index.held_classes = classes,
                 Output::List(dir) => self.hand_out(at, Task::List(dir)),
                 Output::Sweep(dir) => {

@@ -67,7 +67,13 @@ pub struct Node {
     pub dies_in: Option<u64>,
     /// Files that were written and not synced yet, by inode.
     pub unsynced: BTreeMap<u64, Unsynced>,
+    /// When something was last told of a path.
+    pub hinted: BTreeMap<RelPath, Micros>,
     pub backup: Option<Box<Backup>>,
+    /// Its index was put back, and not found out yet.
+    pub put_back: bool,
+    /// It was just found out.
+    pub outdated: bool,
     /// Whether anything is ever noted.
     pub notes: bool,
     /// How far the index was, noted beside the files.
@@ -124,7 +130,10 @@ impl Node {
             dies_in: None,
             unsynced: BTreeMap::new(),
             authors: 0,
+            hinted: BTreeMap::new(),
             backup: None,
+            put_back: false,
+            outdated: false,
             notes: false,
             noted: None,
         }

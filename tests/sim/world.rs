@@ -328,7 +328,7 @@ impl World {
         node.powered = true;
         node.index.part_all();
         let step = if node.notes { self.rng.below(START_STEP_NS) } else { 0 };
-        let (node_id, last_counter) = (node.author, node.index.last_counter + step);
+        let (node_id, last_counter) = (node.author, node.index.last_counter);
         let held_classes = node.index.held_classes.clone();
         let keeps_owners = true;
         let share = self.profile.share();
@@ -338,6 +338,7 @@ impl World {
             keeps_owners,
             joining,
             last_counter,
+            counter_step: step,
             held_classes,
             share,
         };

@@ -123,10 +123,14 @@ impl Engine {
         }
     }
 
-    /// The wanted deletion with the version it gets here: it was done before a crash could note it.
+    /// The wanted deletion with the version it gets here: it was done before a crash could note it, or
+    /// someone here did the same. But who removes what that deletion had not seen removes more: it is
+    /// an edit made here.
     fn adopted_deletion(&self, ours: &Record) -> Option<Record> {
+        let slot = self.slots.get(&ours.path)?;
         let gone = self.expected(&ours.path).into_iter().filter(|record| !record.is_live());
         let mut adopted = gone.filter_map(|record| match reconcile(Some(ours), record) {
+            Verdict::Take { keep_ours: true, .. } if slot.journaled.is_none() => None,
             Verdict::Take { version, .. } => Some(Record { version, ..record.clone() }),
             _ => None,
         });

@@ -55,6 +55,8 @@ impl Engine {
             joining: self.setup.joining,
             glimpse: None,
             swept: false,
+            closed: false,
+            open_since_ms: None,
             attempts: 0,
         });
         if class == Class::Barrier && dirty.order != order {
@@ -62,6 +64,10 @@ impl Engine {
             dirty.order = order;
         }
         dirty.touch = false;
+        if kind != HintKind::Written {
+            // Whoever has it open now is another one.
+            (dirty.closed, dirty.open_since_ms) = (true, None);
+        }
         dirty.last_ms = at;
         dirty.due_ms = if wait == 0 { at } else { dirty.due_ms.max(at + wait) };
         // Where a directory went and another one is now, what was in the first is not there.
@@ -118,6 +124,8 @@ impl Engine {
             joining: self.setup.joining,
             glimpse: None,
             swept: false,
+            closed: false,
+            open_since_ms: None,
             attempts: 0,
         });
         dirty.due_ms = dirty.due_ms.min(at + in_ms);
@@ -137,6 +145,9 @@ impl Engine {
                 newer.first_ms = newer.first_ms.min(dirty.first_ms);
                 newer.list |= dirty.list;
                 newer.swept |= dirty.swept;
+                if !newer.closed {
+                    newer.open_since_ms = dirty.open_since_ms;
+                }
                 if self.arrivals.contains_key(&dirty.order) {
                     self.arrivals.remove(&newer.order);
                     newer.order = dirty.order;
@@ -160,8 +171,10 @@ impl Engine {
         let Some(slot) = self.slots.get_mut(path) else { return };
         let Some(dirty) = slot.dirty.take() else { return };
         let quiet = now.monotonic_ms.saturating_sub(dirty.last_ms);
-        let open = now.monotonic_ms.saturating_sub(dirty.first_ms);
-        let even_if_open = open >= OPEN_MS && quiet >= OPEN_MS / 2 || open >= STALE_MS;
+        let even_if_open = dirty.open_since_ms.is_some_and(|since| {
+            let open = now.monotonic_ms.saturating_sub(since);
+            open >= OPEN_MS && quiet >= OPEN_MS / 2 || open >= STALE_MS
+        });
         slot.busy = Busy::Reading(dirty);
         self.reads += 1;
         self.outputs.push_back(Output::Read { path: path.clone(), even_if_open });

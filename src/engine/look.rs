@@ -43,8 +43,10 @@ impl Engine {
         slot.journaled.as_deref().into_iter().chain(wanted).collect()
     }
 
-    pub(super) fn take_look(&mut self, now: Now, seen: Seen, dirty: Dirty) {
+    pub(super) fn take_look(&mut self, now: Now, seen: Seen, mut dirty: Dirty) {
         let path = seen.path.clone();
+        let since = dirty.open_since_ms.unwrap_or(now.monotonic_ms);
+        dirty.open_since_ms = (seen.found == Found::Busy).then_some(since);
         let settle = self.settle_ms(self.class(&path));
         match &seen.found {
             Found::Unchanged => {

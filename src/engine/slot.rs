@@ -54,6 +54,10 @@ pub(super) struct Dirty {
     pub glimpse: Option<Signature>,
     /// A directory that is gone: what was in it was told to be looked at.
     pub swept: bool,
+    /// It was told of something else than that somebody writes to it.
+    pub closed: bool,
+    /// Since when each look has found that a writer has it open.
+    pub open_since_ms: Option<u64>,
     /// Reads that ended in nothing.
     pub attempts: u32,
 }

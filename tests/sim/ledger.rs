@@ -11,7 +11,13 @@ use crate::mirror::Job;
 use crate::node::Node;
 use crate::profile::Writers;
 use crate::trace::show;
-use crate::world::{AUTHORS, World};
+use crate::world::{AUTHORS, MS, Micros, SECOND, World};
+
+/// How long nothing may be told of a file before it is read while somebody has it open.
+const QUIET: Micros = SECOND - MS;
+
+/// How long a file may be open before it is read all the same.
+const STALE: Micros = 30 * SECOND - MS;
 
 /// What was on a node's disk when it finished a barrier: its own writes by path.
 #[derive(Debug)]
@@ -218,6 +224,21 @@ impl World {
             } else if inode.writers == 0 && !self.ledger.finished.contains_key(&content) {
                 self.ledger.finished.insert(content, Write { node: at, path: path.clone() });
             }
+        }
+    }
+
+    /// A file that somebody has open is only read when nothing was told of it for a second, or when
+    /// it lies open for half a minute.
+    pub fn check_read(&mut self, at: usize, path: &RelPath, even_if_open: bool) {
+        let node = &self.nodes[at];
+        let number = node.disk.number(path);
+        let open = node.writers.values().filter(|writer| Some(writer.inode) == number);
+        let Some(since) = open.map(|writer| writer.since).min().filter(|_| even_if_open) else {
+            return;
+        };
+        let told = node.hinted.get(path).copied().unwrap_or_default();
+        if self.now < told + QUIET && self.now < since + STALE {
+            self.fail(format!("n{at} reads what is being written: {path}"));
         }
     }
 

@@ -157,7 +157,11 @@ impl World {
 
     fn complete(&mut self, at: usize, feed: Feed) -> Vec<Input> {
         let one = match feed {
-            Feed::Hints(hints) => Input::Hinted(hints),
+            Feed::Hints(hints) => {
+                let told = hints.iter().map(|hint| (hint.path.clone(), self.now));
+                self.nodes[at].hinted.extend(told);
+                Input::Hinted(hints)
+            }
             Feed::Seen { path, found } => Input::Seen(Box::new(self.seen(at, path, found))),
             Feed::Listing { dir, seen, task } => return self.listed(at, dir, seen, &task),
             Feed::Announced(announcement) => {
@@ -240,6 +244,7 @@ impl World {
             self.note_output(at, &output);
             match output {
                 Output::Read { path, even_if_open } => {
+                    self.check_read(at, &path, even_if_open);
                     let row = self.nodes[at].index.rows.get(&path);
                     let row = row.filter(|row| row.record.is_live());
                     let known = row.and_then(|row| row.signature).filter(|s| !s.racy);

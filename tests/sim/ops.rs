@@ -5,7 +5,7 @@ use trefoil::model::{ContentId, RelPath};
 
 use crate::disk::{Body, Content, Inode, kernel_time};
 use crate::profile::Writers;
-use crate::world::{Event, MS, SECOND, World, path};
+use crate::world::{Event, MS, Micros, SECOND, World, path};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "v.bar", "w.conf", "x.flag", "y.der", "z.loc"];
 const DIRS: [&str; 4] = ["", "d", "d/e", "g"];
@@ -14,6 +14,7 @@ const DIRS: [&str; 4] = ["", "d", "d/e", "g"];
 #[derive(Debug, Clone)]
 pub struct Writer {
     pub inode: u64,
+    pub since: Micros,
     path: RelPath,
     content: Content,
     before: Option<ContentId>,
@@ -177,7 +178,8 @@ impl World {
         self.hint(at, target, kind);
         let left = u32::try_from(self.rng.below(3)).expect("small");
         let end_in = if self.rng.chance(10) { 40 * SECOND } else { self.rng.below(2 * SECOND) };
-        let writer = Writer { inode, path: target.clone(), content, before, left, end_in };
+        let (since, path) = (self.now, target.clone());
+        let writer = Writer { inode, since, path, content, before, left, end_in };
         let number = self.fresh_id();
         self.nodes[at].writers.insert(number, writer);
         let wait = self.rng.below(500 * MS);

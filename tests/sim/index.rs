@@ -57,6 +57,8 @@ pub struct Index {
     pub head: Sequence,
     /// The highest counter of any stamp.
     pub last_counter: u64,
+    /// It is new in a cluster that exists, and its first scan is not complete.
+    pub joining: bool,
     /// Classes whose deletions are held.
     pub held_classes: Vec<Class>,
     pub versions: Fingerprint,
@@ -86,6 +88,7 @@ impl Index {
             head: Sequence(0),
             last_counter: 0,
             held_classes: Vec::new(),
+            joining: false,
             versions: Fingerprint::default(),
             entries: Fingerprint::default(),
             lives: (vec![incarnation], Vec::new()),

@@ -6,6 +6,7 @@ use trefoil::engine::Class;
 use trefoil::model::{ContentId, Entry, Kind, RelPath};
 
 use crate::ledger::Write;
+use crate::profile::Writers;
 use crate::world::World;
 
 impl World {
@@ -14,8 +15,13 @@ impl World {
         if self.failure.is_some() {
             return;
         }
-        let verdicts =
-            [Self::settled, Self::converged, Self::nothing_lost, Self::nothing_came_back];
+        let verdicts = [
+            Self::settled,
+            Self::converged,
+            Self::nothing_lost,
+            Self::nothing_came_back,
+            Self::nothing_old_won,
+        ];
         for verdict in verdicts {
             if let Err(reason) = verdict(self) {
                 self.fail(reason);
@@ -76,6 +82,27 @@ impl World {
             if !kept.contains(content) && !superseded && !derived {
                 let Write { node, path } = write;
                 return Err(format!("lost: {content:?}, written by n{node} to {path}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has lost his index, or joins, has old versions on his disk. They win over nothing that
+    /// somebody wrote, where nobody else writes.
+    fn nothing_old_won(&self) -> Result<(), String> {
+        let calm = self.profile.writers == Writers::Owners
+            && self.profile.power_cuts == 0
+            && self.profile.index_losses <= 1
+            && self.profile.more.backups == 0
+            && self.profile.more.replacements == 0
+            && self.nodes.iter().all(|node| !node.removed);
+        if !calm {
+            return Ok(());
+        }
+        for path in self.nodes[0].disk.paths() {
+            let Some(there) = self.content_at(0, path) else { continue };
+            if let Some(newer) = self.should_be_in_place_of(there, path) {
+                return Err(format!("old content won over {newer:?}: {path} {there:?}"));
             }
         }
         Ok(())

@@ -360,14 +360,19 @@ impl World {
         let moved = |path: &RelPath, content: ContentId| {
             self.ledger.destroyed.contains_key(&(content, path.clone()))
         };
-        // It has arrived, and lost against another edit of its path: it is not late. That happens
-        // without anyone else writing there when its author has lost his index: what he finds then
-        // loses against what he had announced before.
+        // It has lost against another edit of its path that had not seen it, wherever that was decided:
+        // it is not late. That happens without anyone else writing there when its author has lost his
+        // index: what he finds then loses against what he had announced before.
         let decided = |path: &RelPath, content: ContentId| {
-            let record = self.nodes[at].index.record(path);
-            let stamps = self.ledger.stamps.get(&(content, path.clone()));
-            let vector = record.map(|record| &record.version.vector);
-            vector.zip(stamps).is_some_and(|(v, stamps)| stamps.iter().any(|s| v.contains(*s)))
+            let Some(stamps) = self.ledger.stamps.get(&(content, path.clone())) else {
+                return false;
+            };
+            let version = |node: &'_ Node| Some(node.index.record(path)?.version.clone());
+            let here = version(&self.nodes[at]);
+            let arrived = |stamp| here.as_ref().is_some_and(|v| v.vector.contains(stamp));
+            let lost = |v: Version, stamp| v.vector.contains(stamp) && !v.seen.contains(stamp);
+            let lost = |stamp| self.nodes.iter().filter_map(version).any(|v| lost(v, stamp));
+            stamps.iter().any(|&stamp| arrived(stamp) || lost(stamp))
         };
         let counts = |(path, content): &&(RelPath, ContentId)| {
             !replaced(content)
@@ -393,6 +398,23 @@ impl World {
             let text = format!("n{at} shows {barrier} of n{node} before {path} {content:?}");
             self.fail(text);
         }
+    }
+
+    /// What was written at a path in the place of what is there, has arrived on another node, and has
+    /// neither been replaced nor removed by anyone since.
+    pub fn should_be_in_place_of(&self, there: ContentId, path: &RelPath) -> Option<ContentId> {
+        let ledger = &self.ledger;
+        if ledger.edited.contains(&there) || there == ContentId::empty() {
+            return None;
+        }
+        let mut at_path = ledger.arrived.iter().filter(|(other, _)| other == path);
+        let newer = |content: &ContentId| {
+            ledger.finished.contains_key(content)
+                && !ledger.superseded.contains_key(content)
+                && !ledger.destroyed.contains_key(&(*content, path.clone()))
+                && self.comes_before(there, *content)
+        };
+        at_path.find(|(_, content)| newer(content)).map(|&(_, content)| content)
     }
 
     /// Whether `old` is something that `new` was made from.

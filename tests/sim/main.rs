@@ -35,7 +35,7 @@ use crate::profile::Generation;
 use crate::world::{Report, SECOND, World};
 
 /// Seeds that failed once.
-const PINNED: [u64; 15] = [
+const PINNED: [u64; 22] = [
     41_000_001_122,
     41_000_015_098,
     41_000_019_483,
@@ -49,8 +49,15 @@ const PINNED: [u64; 15] = [
     60_000_075_032,
     61_000_025_973,
     61_000_038_866,
+    64_000_009_718,
+    70_000_234_469,
+    70_000_238_870,
     70_000_270_972,
+    70_000_358_069,
+    70_000_428_899,
     70_000_431_994,
+    70_000_615_791,
+    70_000_700_589,
 ];
 
 /// Seeds that failed once, of the first generation.

@@ -97,6 +97,7 @@ impl World {
         }
         if self.nodes[at].scanning && !self.nodes[at].scan_cut && engine.is_read() {
             self.nodes[at].scanning = false;
+            self.nodes[at].index.joining = false;
             engine.handle(now, Input::Scanned);
             self.carry_out(at, &mut engine, now);
         }

@@ -324,6 +324,8 @@ impl World {
         let policy = Arc::clone(&self.policy);
         let joining = self.check_note(at) || joining;
         let node = &mut self.nodes[at];
+        node.index.joining |= joining;
+        let joining = node.index.joining;
         node.note_index();
         node.powered = true;
         node.index.part_all();

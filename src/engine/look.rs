@@ -395,3 +395,6 @@ fn is_touch(a: &Entry, b: &Entry) -> bool {
     meta.mtime = b.meta.mtime;
     meta == b.meta
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,8 +119,8 @@ impl World {
         unsynced.entry(inode).or_insert(Unsynced { since, before }).since = since;
     }
 
-    /// Files that were not synced are empty, as before, or not there. Their writes do not count as
-    /// finished.
+    /// Files that were not synced are empty, as before, or not there; what is as before may have the
+    /// new time. Their writes do not count as finished.
     fn tear(&mut self, at: usize) {
         let percent = self.profile.more.torn_percent;
         let time = self.kernel_time(at);
@@ -137,7 +137,11 @@ impl World {
             self.ledger.unfinish(was.id);
             match (before, self.rng.below(3)) {
                 (Some((content, mtime)), 0) => {
-                    (inode.body, inode.mtime) = (Body::File(content), mtime);
+                    // Of a file that is as long as before, the journal may have the new time.
+                    if content.size != was.size {
+                        inode.mtime = mtime;
+                    }
+                    inode.body = Body::File(content);
                     self.ledger.abandoned.insert(content.id);
                 }
                 (None, 0) => {

@@ -85,6 +85,8 @@ pub(super) fn run(place: &Place, shared: &Arc<Shared>, ready: &Sender<()>) {
                     Err(error) => start_anew(place, shared, &error),
                 }
             }
+            // Opening it reads little of it.
+            Err(OpenError::Index(error)) if error.is_damage() => start_anew(place, shared, &error),
             Err(error) => {
                 let halt = halt(&error, place);
                 if halt.reason != told {

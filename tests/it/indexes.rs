@@ -52,7 +52,7 @@ fn only_these_conflict(cluster: &Cluster, paths: &[&str]) {
 /// What is done to an index.
 type Damage = fn(&Path);
 
-const DAMAGES: [(&str, Damage); 6] = [
+const DAMAGES: [(&str, Damage); 7] = [
     ("deleted", |path| fs::remove_file(path).unwrap()),
     ("emptied", |path| fs::write(path, b"").unwrap()),
     ("cut in half", |path| {
@@ -61,6 +61,16 @@ const DAMAGES: [(&str, Damage); 6] = [
     }),
     ("garbled in one page", |path| garble(path, 1, 7)),
     ("garbled in the middle", |path| garble(path, 40, 8)),
+    ("garbled in what is written first", |path| {
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'told'";
+        let index = rusqlite::Connection::open(path).unwrap();
+        let page: u64 =
+            index.query_row(sql, (), |row| row.get::<_, i64>(0)).unwrap().cast_unsigned();
+        drop(index);
+        let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.seek(SeekFrom::Start((page - 1) * 4096)).unwrap();
+        file.write_all(&[255; 4096]).unwrap();
+    }),
     ("garbled in a header", |path| {
         let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
         file.seek(SeekFrom::Start(40)).unwrap();

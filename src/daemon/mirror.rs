@@ -400,7 +400,7 @@ impl Actor {
     /// Commits the turn and hands out what it has collected.
     pub(super) fn end_turn(&mut self) -> Result<(), IndexError> {
         self.note_done()?;
-        if self.scanned && !self.index.is_scanned()? && self.engine.is_read() {
+        if self.scanned && !self.index.is_scanned()? && self.engine.is_scanned() {
             self.input(Input::Scanned)?;
             self.index.set_scanned()?;
         }

@@ -45,6 +45,7 @@ impl Engine {
 
     pub(super) fn take_look(&mut self, now: Now, seen: Seen, mut dirty: Dirty) {
         let path = seen.path.clone();
+        self.early.remove(&path);
         let since = dirty.open_since_ms.unwrap_or(now.monotonic_ms);
         dirty.open_since_ms = (seen.found == Found::Busy).then_some(since);
         let settle = self.settle_ms(self.class(&path));
@@ -190,6 +191,9 @@ impl Engine {
         }
         self.complete(&mut entry, ours_live, &signature, group, now);
         if class == Class::Barrier && self.came_early(&path, &entry) {
+            if dirty.joining {
+                self.early.insert(path.clone());
+            }
             self.again(now, &path, dirty, EARLY_MS);
             return;
         }

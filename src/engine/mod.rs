@@ -383,6 +383,8 @@ pub struct Engine {
     listings: BTreeMap<RelPath, u32>,
     /// Barriers that wait for what arrived before them.
     barriers: BTreeSet<RelPath>,
+    /// Barriers that the first scan found before their turn, and that are not stored yet.
+    early: BTreeSet<RelPath>,
     /// Paths that wait for their directory to be made.
     parents: BTreeMap<RelPath, BTreeSet<RelPath>>,
     /// Removals being applied, per directory.
@@ -413,6 +415,7 @@ impl Engine {
             reads: 0,
             listings: BTreeMap::new(),
             barriers: BTreeSet::new(),
+            early: BTreeSet::new(),
             parents: BTreeMap::new(),
             leaving: BTreeMap::new(),
             fetches: Fetches::default(),
@@ -492,6 +495,12 @@ impl Engine {
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.arrivals.is_empty() && self.listings.is_empty()
+    }
+
+    /// Whether everything that a first scan has hinted is stored: what a restart finds is an edit then.
+    #[must_use]
+    pub fn is_scanned(&self) -> bool {
+        self.is_read() && self.early.is_empty()
     }
 
     /// Paths that failed, sorted by path, at most [`PROBLEMS_MAX`](crate::model::limits::PROBLEMS_MAX); and how many in all.

@@ -95,7 +95,7 @@ impl World {
                 self.carry_out(at, &mut engine, now);
             }
         }
-        if self.nodes[at].scanning && !self.nodes[at].scan_cut && engine.is_read() {
+        if self.nodes[at].scanning && !self.nodes[at].scan_cut && engine.is_scanned() {
             self.nodes[at].scanning = false;
             self.nodes[at].index.joining = false;
             engine.handle(now, Input::Scanned);

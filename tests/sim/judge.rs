@@ -88,11 +88,14 @@ impl World {
     }
 
     /// Who has lost his index, or joins, has old versions on his disk. They win over nothing that
-    /// somebody wrote, where nobody else writes.
+    /// somebody wrote, where nobody else writes and clocks are right: what an author who has lost his
+    /// index writes before he has heard of anybody is weighed by its time.
     fn nothing_old_won(&self) -> Result<(), String> {
         let calm = self.profile.writers == Writers::Owners
             && self.profile.power_cuts == 0
             && self.profile.index_losses <= 1
+            && self.profile.clock_jumps == 0
+            && !self.profile.skewed
             && self.profile.more.backups == 0
             && self.profile.more.replacements == 0
             && self.nodes.iter().all(|node| !node.removed);

@@ -46,8 +46,8 @@ struct Gone {
     barrier: Option<Sequence>,
     /// The last path of those that are neither barriers nor directories.
     path: Option<RelPath>,
-    /// When it is asked for at the latest.
-    asks_at_ms: u64,
+    /// When it is asked for at the earliest, and at the latest.
+    asks_ms: (u64, u64),
 }
 
 /// The state of what one peer announces.
@@ -250,7 +250,7 @@ impl Incoming {
     }
 
     /// The source was let go. What was announced ahead of its turn comes again by itself.
-    pub(super) fn leave(&mut self, lane: Lane, source: &Source, asks_at_ms: u64) {
+    pub(super) fn leave(&mut self, lane: Lane, source: &Source, asks_ms: (u64, u64)) {
         if source.sequence == Sequence(0) {
             return;
         }
@@ -259,7 +259,7 @@ impl Incoming {
             plain: None,
             barrier: None,
             path: None,
-            asks_at_ms,
+            asks_ms,
         });
         let lower = |at: &mut Option<Sequence>, new| *at = Some(at.map_or(new, |at| at.min(new)));
         lower(&mut gone.first[lane as usize], source.first);
@@ -276,16 +276,16 @@ impl Incoming {
     /// Whether what was let go is to be asked for. Barriers wait for the others, and take no room
     /// from them.
     pub(super) fn asks_again(&self, now_ms: u64, share: usize) -> bool {
-        let Some(gone) = &self.gone else { return false };
+        self.asks_at_ms(share).is_some_and(|at| now_ms >= at)
+    }
+
+    /// When what was let go is asked for, as it is now, by the monotonic clock.
+    pub(super) fn asks_at_ms(&self, share: usize) -> Option<u64> {
+        let gone = self.gone.as_ref()?;
         let room = (share / 2).max(1);
         let others = self.load.saturating_sub(self.barriers_weight);
         let load = if gone.plain.is_some() { others } else { self.load };
-        load < room || now_ms >= gone.asks_at_ms
-    }
-
-    /// When what was let go is asked for at the latest, by the monotonic clock.
-    pub(super) fn asks_at_ms(&self) -> Option<u64> {
-        self.gone.as_ref().map(|gone| gone.asks_at_ms)
+        Some(if load < room { gone.asks_ms.0 } else { gone.asks_ms.1 })
     }
 
     /// The next link goes on from what is done, if anything was let go.

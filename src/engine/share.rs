@@ -27,8 +27,9 @@
 //! not pass what was let go before it.
 //!
 //! What was let go comes again with the next link, which goes on from what is done: an
-//! acknowledgement never passes it. The link is made anew when half of the share is free, or after
-//! [`ASK_MS`]: what is kept may have failed for ever, and what was let go may be better off.
+//! acknowledgement never passes it. The link is made anew when half of the share is free and a second
+//! has passed, or after [`ASK_MS`]: what is kept may have failed for ever, and what was let go may be
+//! better off.
 
 use super::Engine;
 use super::clock::Now;
@@ -42,6 +43,10 @@ mod tests;
 /// How long what was let go is not asked for again while the share stays full, in milliseconds: as
 /// long as any failure waits at most.
 pub(super) const ASK_MS: u64 = 60_000;
+
+/// How long what was let go is not asked for again though there is room, in milliseconds: a link
+/// that is made anew all the time brings nobody what he waits for.
+const SOON_MS: u64 = 1000;
 
 /// Bytes that are kept for a record that is not a long one.
 const SMALL_BYTES: usize = 4 << 10;
@@ -63,11 +68,11 @@ impl Engine {
         incoming.is_some_and(|i| i.asks_again(now.monotonic_ms, self.setup.share))
     }
 
-    /// When what the peer had announced and was let go is asked for again at the latest, by the
+    /// When what the peer had announced and was let go is asked for again if nothing happens, by the
     /// monotonic clock.
     #[must_use]
     pub fn asks_at_ms(&self, peer: NodeId) -> Option<u64> {
-        self.peers.get(&peer).and_then(Incoming::asks_at_ms)
+        self.peers.get(&peer).and_then(|incoming| incoming.asks_at_ms(self.setup.share))
     }
 
     /// The weight of all that the peer has under way here.
@@ -112,7 +117,7 @@ impl Engine {
         let want = self.slots.get(path).and_then(|slot| slot.want.as_deref());
         let (Some(want), Some(incoming)) = (want, self.peers.get_mut(&peer)) else { return };
         for (&(_, lane), source) in want.sources.iter().filter(|((other, _), _)| *other == peer) {
-            incoming.leave(lane, source, now.monotonic_ms + ASK_MS);
+            incoming.leave(lane, source, (now.monotonic_ms + SOON_MS, now.monotonic_ms + ASK_MS));
             incoming.remove(lane, source);
         }
         self.forget_sources(now, path, peer);

@@ -127,6 +127,7 @@ fn more_removed_directories_than_the_share_all_go_when_the_last_has_arrived() {
             said.extend(story.applied(&next, Outcome::Done(None)));
         }
         links += 1;
+        story.pass(SOON_MS);
         assert!(links < 20 && (story.engine.asks_again(story.now, PEER) || links > 4));
         from = relink(&mut story);
     }
@@ -162,6 +163,8 @@ fn a_barrier_does_not_pass_what_was_let_go_before_it() {
     }
     assert!(story.announced(Lane::Release, 21, Some(21), live("v.bar", link(), 10)).is_empty());
     assert!(arrive(&mut story, 21).is_empty());
+    assert!(!story.engine.asks_again(story.now, PEER), "it has only just been linked");
+    assert!(story.pass(SOON_MS).is_empty());
     assert!(story.engine.asks_again(story.now, PEER), "there is room again");
     assert_eq!((0, 1), story.engine.pending(), "the barrier waits");
     let from = relink(&mut story);

@@ -25,6 +25,7 @@ pub(super) struct Peer {
     pub loading: [bool; Lane::ALL.len()],
     pub incarnation: Incarnation,
     pub done: Vec<(Lane, Sequence)>,
+    pub arrived: Vec<(Lane, Sequence)>,
     pub told: Vec<(Lane, Sequence)>,
     /// The last state it told; nothing before it has heard us.
     pub state: Option<MountState>,
@@ -62,6 +63,7 @@ impl Actor {
             loading: [false; Lane::ALL.len()],
             incarnation: Incarnation::default(),
             done: Vec::new(),
+            arrived: Vec::new(),
             told: Vec::new(),
             state: None,
             refused: None,
@@ -78,6 +80,7 @@ impl Actor {
     fn hello(&self, peer: NodeId) -> Result<MountHello, IndexError> {
         let cursors = self.index.cursors(peer)?;
         let received = self.engine.received(peer);
+        let arrived = latest(&cursors.arrived, &received);
         let from = if received.is_empty() { cursors.done } else { received };
         Ok(MountHello {
             mount: self.place.name.clone(),
@@ -85,6 +88,7 @@ impl Actor {
             incarnation: self.index.incarnation(),
             known: cursors.incarnation,
             cursors: from,
+            arrived,
             paused: self.paused,
             head: self.index.head(),
             // Not up to where the former life was: what it moved in what was lost is where it had been,
@@ -174,7 +178,9 @@ impl Actor {
         if hello.known == Incarnation::default() {
             return Ok(());
         }
-        if self.index.can_be_of(id, hello.known, &hello.cursors)? {
+        // What has come there and is not done is asked for again: it may have come with another start.
+        let has = latest(&hello.cursors, &hello.arrived);
+        if self.index.can_be_of(id, hello.known, &has)? {
             return Ok(());
         }
         Err(IndexError::Old { than: format!("what {} has of it", self.name_of(id)) })
@@ -251,4 +257,10 @@ impl Actor {
         }
         Ok(())
     }
+}
+
+/// The higher position of each lane.
+fn latest(a: &[(Lane, Sequence)], b: &[(Lane, Sequence)]) -> Vec<(Lane, Sequence)> {
+    let at = |lane: Lane| a.iter().chain(b).filter(|at| at.0 == lane).map(|at| at.1).max();
+    Lane::ALL.into_iter().filter_map(|lane| Some((lane, at(lane)?))).collect()
 }

@@ -72,7 +72,13 @@ impl Actor {
             for &(lane, sequence) in done.iter().filter(|at| !peer.done.contains(at)) {
                 self.index.set_done(id, lane, sequence)?;
             }
-            peer.done = done;
+            let arrived = self.engine.received(id);
+            let is_done = |at| peer.done.contains(at) || done.contains(at);
+            let new = arrived.iter().filter(|at| !peer.arrived.contains(at) && !is_done(at));
+            for &(lane, sequence) in new {
+                self.index.set_arrived(id, lane, sequence)?;
+            }
+            (peer.done, peer.arrived) = (done, arrived);
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ pub struct Cursors {
     pub incarnation: Incarnation,
     /// Up to where the peer's changes are durable here.
     pub done: Vec<(Lane, Sequence)>,
+    /// Up to where the peer's changes have come here, done or not, as far as that is more.
+    pub arrived: Vec<(Lane, Sequence)>,
     /// Up to where our changes are durable there.
     pub acknowledged: Vec<(Lane, Sequence)>,
 }
@@ -43,7 +45,12 @@ impl Index {
         };
         let sql = "SELECT done, acknowledged FROM cursors WHERE peer = ?1 AND lane = ?2";
         let mut statement = self.db.prepare_cached(sql).map_err(reading)?;
+        let sql = "SELECT until FROM arrived WHERE peer = ?1 AND lane = ?2";
+        let mut come = self.db.prepare_cached(sql).map_err(reading)?;
         for lane in Lane::ALL {
+            let until = come.query_row((signed(peer.0), lane.number()), |row| row.get(0));
+            let until = until.optional().map_err(reading)?;
+            cursors.arrived.extend(until.map(|until| (lane, Sequence(unsigned(until)))));
             let found = statement
                 .query_row((signed(peer.0), lane.number()), |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
@@ -71,6 +78,7 @@ impl Index {
         self.execute("write", "DELETE FROM cursors WHERE peer = ?1", [id])?;
         self.execute("write", "DELETE FROM passed WHERE peer = ?1", [id])?;
         self.execute("write", "DELETE FROM had WHERE peer = ?1", [id])?;
+        self.execute("write", "DELETE FROM arrived WHERE peer = ?1", [id])?;
         dropped.iter().try_for_each(|&(lane, until)| self.set_had(peer, lane, until))?;
         self.forget_via(peer)?;
         let sql = "INSERT OR REPLACE INTO peers (peer, incarnation) VALUES (?1, ?2)";
@@ -95,6 +103,7 @@ impl Index {
             let until = until.iter().find(|at| at.0 == lane).map_or(Sequence(0), |at| at.1);
             self.execute("write", sql, (id, lane.number(), signed(until.0)))?;
         }
+        self.execute("write", "DELETE FROM arrived WHERE peer = ?1", [id])?;
         self.forget_via(peer)?;
         let sql = "UPDATE peers SET incarnation = ?2 WHERE peer = ?1";
         self.execute("write", sql, (id, signed(incarnation.0))).map(drop)
@@ -250,6 +259,22 @@ impl Index {
         let parameters = (signed(peer.0), lane.number(), signed(sequence.0));
         self.execute("write", sql, parameters)?;
         self.set_had(peer, lane, sequence)
+    }
+
+    /// Notes up to where a peer's changes have come here.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn set_arrived(
+        &mut self,
+        peer: NodeId,
+        lane: Lane,
+        sequence: Sequence,
+    ) -> Result<(), IndexError> {
+        self.begin()?;
+        let sql = "INSERT OR REPLACE INTO arrived (peer, lane, until) VALUES (?1, ?2, ?3)";
+        let parameters = (signed(peer.0), lane.number(), signed(sequence.0));
+        self.execute("write", sql, parameters).map(drop)
     }
 
     fn set_had(&self, peer: NodeId, lane: Lane, until: Sequence) -> Result<(), IndexError> {

@@ -145,6 +145,7 @@ pub(crate) fn control(rng: &mut Rng) -> Vec<u8> {
             incarnation: Incarnation(rng.next() | 1),
             known: Incarnation(rng.number()),
             cursors: cursors(rng),
+            arrived: cursors(rng),
             paused: rng.chance(2),
             head: sequence(rng),
             dropped: cursors(rng),

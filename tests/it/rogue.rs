@@ -165,6 +165,7 @@ async fn act(connection: &Connection, mount: &str, answer: Answer, mut script: S
         incarnation,
         known,
         cursors: Vec::new(),
+        arrived: Vec::new(),
         head: Sequence(0),
         former: None,
         dropped: Vec::new(),

@@ -36,6 +36,7 @@ enum Undo {
     Journal(RelPath, Option<Box<Record>>),
     Cursors(NodeId, Option<(Incarnation, Cursors)>),
     Acknowledged(NodeId, Option<Cursors>),
+    Arrived(NodeId, Option<(Incarnation, Cursors)>),
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Index {
     acknowledged: BTreeMap<NodeId, Cursors>,
     /// Up to where a peer's lanes were ever here.
     had: BTreeMap<NodeId, Cursors>,
+    /// Up to where each peer's lanes have come here, of which life.
+    arrived: BTreeMap<NodeId, (Incarnation, Cursors)>,
     /// Up to where tombstones are gone.
     pub dropped: BTreeMap<Lane, Sequence>,
     pub head: Sequence,
@@ -83,6 +86,7 @@ impl Index {
             journal: BTreeMap::new(),
             cursors: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             had: BTreeMap::new(),
             dropped: BTreeMap::new(),
             head: Sequence(0),
@@ -206,6 +210,27 @@ impl Index {
         if let Some(old) = self.journal.remove(path) {
             self.batch.push(Undo::Journal(path.clone(), Some(Box::new(old))));
         }
+    }
+
+    /// Up to where a peer's changes have come here, done or not.
+    pub fn set_arrived(&mut self, peer: NodeId, life: Incarnation, arrived: Cursors) {
+        let new = (life, arrived);
+        if self.arrived.get(&peer) != Some(&new) {
+            let old = self.arrived.insert(peer, new);
+            self.batch.push(Undo::Arrived(peer, old));
+        }
+    }
+
+    /// What a peer may have told this index of that life at most.
+    pub fn latest(&self, peer: NodeId, life: Incarnation, cursors: &Cursors) -> Cursors {
+        let arrived = self.arrived.get(&peer).filter(|arrived| arrived.0 == life);
+        let come = arrived.into_iter().flat_map(|arrived| &arrived.1);
+        let mut latest: BTreeMap<Lane, Sequence> = BTreeMap::new();
+        for &(lane, at) in cursors.iter().chain(come) {
+            let last = latest.entry(lane).or_default();
+            *last = (*last).max(at);
+        }
+        latest.into_iter().collect()
     }
 
     pub fn set_cursors(&mut self, peer: NodeId, incarnation: Incarnation, cursors: Cursors) {
@@ -401,6 +426,12 @@ impl Index {
                     }
                     Undo::Cursors(peer, None) => {
                         self.cursors.remove(&peer);
+                    }
+                    Undo::Arrived(peer, Some(old)) => {
+                        self.arrived.insert(peer, old);
+                    }
+                    Undo::Arrived(peer, None) => {
+                        self.arrived.remove(&peer);
                     }
                     Undo::Acknowledged(peer, Some(old)) => {
                         self.acknowledged.insert(peer, old);

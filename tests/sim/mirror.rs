@@ -152,6 +152,7 @@ impl World {
         for (&peer, &incarnation) in &self.nodes[at].heard.clone() {
             let id = self.nodes[peer].id;
             self.nodes[at].index.set_cursors(id, incarnation, engine.done(id));
+            self.nodes[at].index.set_arrived(id, incarnation, engine.received(id));
         }
         self.nodes[at].index.commit();
     }

@@ -75,7 +75,9 @@ impl World {
             receiver.index.cursors.get(&id).cloned()
         };
         let heard = known.as_ref().map(|&(heard, _)| heard);
-        if self.check_age(from, to, known.as_ref()) {
+        let latest = |(life, at): &_| (*life, receiver.index.latest(id, *life, at));
+        let latest = known.as_ref().map(latest);
+        if self.check_age(from, to, latest.as_ref()) {
             return false;
         }
         let receiver = self.nodes[to].id;

@@ -187,6 +187,29 @@ fn a_life_goes_on_from_another_one() {
 }
 
 #[test]
+fn what_has_come_and_is_not_done_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.db");
+    let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
+    let peer = NodeId(2);
+    let other = NodeId(3);
+    for id in [peer, other] {
+        index.forget_peer(id, Incarnation(3), &[]).unwrap();
+        index.set_done(id, Lane::Normal, Sequence(5)).unwrap();
+        index.set_arrived(id, Lane::Normal, Sequence(9)).unwrap();
+    }
+    index.commit().unwrap();
+    drop(index);
+    let (mut index, _) = Index::open(&path, Incarnation(7)).unwrap();
+    assert_eq!(vec![(Lane::Normal, Sequence(9))], index.cursors(peer).unwrap().arrived);
+    index.forget_peer(peer, Incarnation(4), &[]).unwrap();
+    index.continue_peer(other, Incarnation(5), &[]).unwrap();
+    for id in [peer, other] {
+        assert!(index.cursors(id).unwrap().arrived.is_empty(), "its sequences are others now");
+    }
+}
+
+#[test]
 fn what_changed_since_the_mark_before_the_last_is_read_again_after_a_power_cut() {
     let folder = tempfile::tempdir().unwrap();
     let (mut index, _) = Index::open(&folder.path().join("index.db"), Incarnation(7)).unwrap();

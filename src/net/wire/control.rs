@@ -56,6 +56,8 @@ pub struct MountHello {
     pub known: Incarnation,
     /// What the sender has durably of the receiver's index, each lane once, in lane order.
     pub cursors: Vec<(Lane, Sequence)>,
+    /// What has come to the sender, durable or not, as far as that may be more.
+    pub arrived: Vec<(Lane, Sequence)>,
     /// Whether the mount is paused at the sender.
     pub paused: bool,
     /// The last sequence the sender's index gave.
@@ -174,6 +176,8 @@ struct MountHelloBytes {
     former_cursors: Vec<CursorBytes>,
     #[prost(message, repeated, tag = "10")]
     dropped: Vec<CursorBytes>,
+    #[prost(message, repeated, tag = "11")]
+    arrived: Vec<CursorBytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -327,6 +331,7 @@ impl From<&MountHello> for MountHelloBytes {
             head: hello.head.0,
             former: hello.former.as_ref().map_or(0, |(life, _)| life.0),
             dropped: cursor_bytes(&hello.dropped),
+            arrived: cursor_bytes(&hello.arrived),
             former_cursors: hello.former.as_ref().map_or(Vec::new(), |(_, at)| cursor_bytes(at)),
         }
     }
@@ -352,6 +357,7 @@ impl TryFrom<MountHelloBytes> for MountHello {
                 life => Some((Incarnation(life), cursors(&bytes.former_cursors)?)),
             },
             dropped: cursors(&bytes.dropped)?,
+            arrived: cursors(&bytes.arrived)?,
         })
     }
 }

@@ -46,7 +46,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
             any::<[u8; 32]>(),
             1_u64..,
             (any::<u64>(), any::<bool>(), numbers()),
-            (cursors(), cursors()),
+            (cursors(), cursors(), cursors()),
             former
         )
             .prop_map(
@@ -55,7 +55,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
                     policy,
                     incarnation,
                     (known, paused, head),
-                    (cursors, dropped),
+                    (cursors, arrived, dropped),
                     former,
                 )| {
                     ControlMessage::MountHello(MountHello {
@@ -64,6 +64,7 @@ fn controls() -> impl Strategy<Value = ControlMessage> {
                         incarnation: Incarnation(incarnation),
                         known: Incarnation(known),
                         cursors,
+                        arrived,
                         paused,
                         head: Sequence(head),
                         former,

@@ -19,6 +19,7 @@ mod metadata;
 mod mount;
 mod note;
 mod parents;
+pub mod pieces;
 mod place;
 mod prepare;
 mod read;

@@ -1,28 +1,13 @@
 //! A content as a list of pieces, so that what of it is here already is not sent again.
 //!
-//! Cut where the bytes themselves say (FastCDC: Xia et al., "The Design of Fast Content-Defined
-//! Chunking for Data Deduplication Based Storage Systems", 2020), so that bytes that were put in or
-//! taken out change the pieces around them only. Pieces are compared by 16 bytes of their BLAKE3
-//! hash: it must never be more than a hint. What is put together by it is hashed as a whole.
+//! Pieces are compared by 16 bytes of their BLAKE3 hash: it must never be more than a hint. What is
+//! put together by it is hashed as a whole.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use fastcdc::v2020::FastCDC;
-
+use super::pieces::{self, PIECE_BYTES_MAX, PIECE_BYTES_MIN};
 use crate::model::limits::{DELTA_BYTES_MAX, FRAME_BYTES_MAX};
-
-/// Bytes of a piece, at least; the last one of a content may be shorter.
-const PIECE_BYTES_MIN: usize = 64 << 10;
-
-/// Bytes of a piece, about: twenty for every one of these are what a recipe takes.
-const PIECE_BYTES: usize = 128 << 10;
-
-/// Bytes of a piece, at most.
-const PIECE_BYTES_MAX: usize = 512 << 10;
-
-/// Bytes read at a time: several contents may be cut at once.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// Bytes of a piece in a message: its id and its length.
 const ENCODED_BYTES: usize = 20;
@@ -48,24 +33,14 @@ impl Recipe {
     ///
     /// # Errors
     /// What reading failed with.
-    pub fn of(mut content: impl Read) -> io::Result<Self> {
+    pub fn of(content: impl Read) -> io::Result<Self> {
         let mut pieces = Vec::new();
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut filled = 0;
-        loop {
-            let n = content.read(&mut buffer[filled..])?;
-            filled += n;
-            if filled < buffer.len() && n > 0 {
-                continue;
-            }
-            let last = n == 0;
-            let cut = cut(&buffer[..filled], last, &mut pieces);
-            if last {
-                return Ok(Self(pieces));
-            }
-            buffer.copy_within(cut..filled, 0);
-            filled -= cut;
-        }
+        pieces::cut(content, |piece| {
+            let id = *blake3::hash(piece).as_bytes().first_chunk().expect("16 of 32 bytes");
+            pieces.push((id, u32::try_from(piece.len()).expect("a piece is short")));
+            Ok::<_, io::Error>(())
+        })?;
+        Ok(Self(pieces))
     }
 
     /// Its bytes, in messages of no more than a frame.
@@ -149,24 +124,6 @@ impl Recipe {
         }
         plan
     }
-}
-
-/// Cuts what is in the buffer; the last piece only if nothing follows it. Gives up to where.
-fn cut(buffer: &[u8], last: bool, pieces: &mut Vec<(PieceId, u32)>) -> usize {
-    let cutter = FastCDC::new(buffer, PIECE_BYTES_MIN, PIECE_BYTES, PIECE_BYTES_MAX);
-    let mut at = 0;
-    while at < buffer.len() {
-        let rest = buffer.len() - at;
-        if !last && rest < PIECE_BYTES_MAX {
-            break;
-        }
-        let (_, end) = cutter.cut(at, rest);
-        let hash = blake3::hash(&buffer[at..end]);
-        let id = *hash.as_bytes().first_chunk().expect("16 of 32 bytes");
-        pieces.push((id, u32::try_from(end - at).expect("a piece is short")));
-        at = end;
-    }
-    at
 }
 
 #[cfg(test)]

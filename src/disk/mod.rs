@@ -9,13 +9,13 @@
 
 mod apply;
 mod call;
-mod copy;
+pub(crate) mod copy;
 mod displaced;
 mod fault;
 mod hand_over;
 mod look;
 mod marker;
-mod metadata;
+pub(crate) mod metadata;
 mod mount;
 mod note;
 mod parents;
@@ -34,7 +34,7 @@ mod times;
 mod trash;
 mod trash_size;
 mod trashed;
-mod walk;
+pub(crate) mod walk;
 pub mod watch;
 
 #[cfg(test)]

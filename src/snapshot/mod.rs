@@ -1,0 +1,27 @@
+//! Snapshots: mounts as they were, in a repository of objects.
+//!
+//! `docs/repository-format.md` has the bytes. A snapshot is a manifest with the root of each mount, a
+//! tree of directories whose ids depend on nothing but what is in them; what two snapshots have in
+//! common is there once. Packs are durable before the manifest that needs them is there: what is
+//! listed can be restored. Nothing here knows of the daemon, the index or peers.
+
+mod catalog;
+mod manifest;
+mod object;
+mod pack;
+mod repository;
+mod restore;
+mod take;
+mod tree;
+mod walk;
+mod writer;
+
+pub use manifest::{Manifest, MountTree, SnapshotId};
+pub use object::{Kind, OBJECT_BYTES_MAX, ObjectId, WHOLE_BYTES_MAX};
+pub use pack::ReadError;
+pub use repository::{Lock, Objects, Repository, RepositoryError};
+pub use restore::{RestoreError, Restored, restore};
+pub use take::{Contents, TakeError, Taken, take, take_changes};
+pub use tree::{FormatError, Item, Node, Stored, TreeRef};
+pub use walk::{Fault, entries, find, verify_tree};
+pub use writer::Writer;

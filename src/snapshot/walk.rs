@@ -1,0 +1,155 @@
+//! Looking into a snapshot's trees: entries of a directory, an entry by its path, all that is needed.
+
+use std::collections::HashSet;
+
+use super::object::{Kind, ObjectId};
+use super::repository::{Objects, Repository, RepositoryError};
+use super::tree::{self, FormatError, Item, Node, Stored, TreeRef};
+use crate::model::RelPath;
+
+fn format(kind: Kind, id: ObjectId) -> impl FnOnce(FormatError) -> RepositoryError {
+    move |source| RepositoryError::Format { name: format!("{kind} {id}"), source }
+}
+
+/// The entries of a directory, ordered by name.
+///
+/// # Errors
+/// [`RepositoryError`].
+pub fn entries(repository: &dyn Objects, dir: TreeRef) -> Result<Vec<Node>, RepositoryError> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for id in pages(repository, dir)? {
+        let page = repository.get(Kind::Page, id)?;
+        let page = tree::decode_page(&page).map_err(format(Kind::Page, id))?;
+        if nodes.last().zip(page.first()).is_some_and(|(last, first)| last.name >= first.name) {
+            return Err(format(dir.kind, dir.id)(FormatError("pages overlap")));
+        }
+        nodes.extend(page);
+    }
+    Ok(nodes)
+}
+
+fn pages(repository: &dyn Objects, dir: TreeRef) -> Result<Vec<ObjectId>, RepositoryError> {
+    if dir.kind != Kind::Index {
+        return Ok(vec![dir.id]);
+    }
+    let index = repository.get(Kind::Index, dir.id)?;
+    let pages = tree::decode_index(&index).map_err(format(Kind::Index, dir.id))?;
+    Ok(pages.into_iter().map(|(_, id)| id).collect())
+}
+
+/// Length and id of the pieces of a file.
+///
+/// # Errors
+/// [`RepositoryError`].
+pub(super) fn pieces(
+    repository: &Repository,
+    id: ObjectId,
+    size: u64,
+) -> Result<Vec<(u32, ObjectId)>, RepositoryError> {
+    let bytes = repository.get(Kind::Pieces, id)?;
+    tree::decode_pieces(&bytes, size).map_err(format(Kind::Pieces, id))
+}
+
+/// What is at a path below `root`: nothing, or the entry. The root itself has none.
+///
+/// # Errors
+/// [`RepositoryError`].
+pub fn find(
+    repository: &dyn Objects,
+    root: TreeRef,
+    path: &RelPath,
+) -> Result<Option<Node>, RepositoryError> {
+    let mut dir = root;
+    let mut components = path.components().peekable();
+    while let Some(name) = components.next() {
+        let nodes = entries(repository, dir)?;
+        let Ok(at) = nodes.binary_search_by(|node| (*node.name).cmp(name)) else {
+            return Ok(None);
+        };
+        let node = nodes.into_iter().nth(at);
+        match (components.peek(), &node) {
+            (None, _) => return Ok(node),
+            (Some(_), Some(Node { item: Item::Dir(tree), .. })) => dir = *tree,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// The directory at a path, if one is there; the root is always.
+///
+/// # Errors
+/// [`RepositoryError`].
+pub(super) fn dir(
+    repository: &dyn Objects,
+    root: TreeRef,
+    path: &RelPath,
+) -> Result<Option<TreeRef>, RepositoryError> {
+    if path.is_root() {
+        return Ok(Some(root));
+    }
+    let node = find(repository, root, path)?;
+    Ok(node.and_then(|node| match node.item {
+        Item::Dir(tree) => Some(tree),
+        _ => None,
+    }))
+}
+
+/// What is wrong below a directory: a path, and why it cannot be restored as it was.
+pub type Fault = (RelPath, RepositoryError);
+
+/// Looks whether everything below a directory is there; with `data`, whether it is also what it was.
+/// `seen` are the objects that were looked at for other trees. Every fault is told, and stops no other.
+///
+/// # Errors
+/// The catalog cannot be used.
+pub fn verify_tree(
+    repository: &Repository,
+    root: TreeRef,
+    data: bool,
+    seen: &mut HashSet<(Kind, ObjectId)>,
+) -> Result<Vec<Fault>, RepositoryError> {
+    let mut faults = Vec::new();
+    let mut dirs = vec![(RelPath::root(), root)];
+    while let Some((path, dir)) = dirs.pop() {
+        if !seen.insert((dir.kind, dir.id)) {
+            continue;
+        }
+        let nodes = match entries(repository, dir) {
+            Ok(nodes) => nodes,
+            Err(error) => {
+                faults.push((path, error));
+                continue;
+            }
+        };
+        for node in nodes {
+            let Ok(below) = path.join(&node.name) else { continue };
+            match node.item {
+                Item::Dir(tree) => dirs.push((below, tree)),
+                Item::File { size, content, stored, .. } => {
+                    let wanted = match stored {
+                        Stored::Empty => continue,
+                        Stored::Whole => vec![ObjectId::from(content)],
+                        Stored::Pieces(id) => match pieces(repository, id, size) {
+                            Ok(pieces) => pieces.into_iter().map(|(_, id)| id).collect(),
+                            Err(error) => {
+                                faults.push((below, error));
+                                continue;
+                            }
+                        },
+                    };
+                    let fresh = wanted.into_iter().filter(|&id| seen.insert((Kind::Data, id)));
+                    let check = |id| match data {
+                        true => repository.get(Kind::Data, id).map(drop),
+                        false if repository.has(Kind::Data, id)? => Ok(()),
+                        false => Err(RepositoryError::Missing { kind: Kind::Data, id }),
+                    };
+                    let found: Vec<_> = fresh.filter_map(|id| check(id).err()).collect();
+                    faults.extend(found.into_iter().map(|error| (below.clone(), error)));
+                }
+                Item::Symlink { .. } => {}
+            }
+        }
+    }
+    Ok(faults)
+}

@@ -31,6 +31,7 @@ mod outside;
 mod partition;
 mod promises;
 mod renames;
+mod repository;
 mod rogue;
 mod steps;
 mod tidy;

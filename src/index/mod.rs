@@ -9,6 +9,7 @@
 
 mod boot;
 mod cursors;
+mod pages;
 mod records;
 mod schema;
 

@@ -35,7 +35,7 @@ pub struct Child {
     pub signature: Option<Signature>,
 }
 
-const COLUMNS: &str = "record, signature, seq, lane, via, ordered";
+pub(super) const COLUMNS: &str = "record, signature, seq, lane, via, ordered";
 const SIGNATURE_BYTES: usize = 49;
 
 impl Index {
@@ -218,31 +218,6 @@ impl Index {
         .collect()
     }
 
-    /// Up to `most` live records after a path, sorted by directory and name.
-    ///
-    /// # Errors
-    /// [`IndexError`].
-    pub fn page(&self, after: Option<&RelPath>, most: usize) -> Result<Vec<Record>, IndexError> {
-        let (dir, name) = after.and_then(RelPath::split).unwrap_or((&[], &[]));
-        let condition = "live AND (dir, name) > (?1, ?2) ORDER BY dir, name LIMIT ?3";
-        let rows = self.rows_where(condition, (dir, name, limit(most)))?;
-        Ok(rows.into_iter().map(|row| row.record).collect())
-    }
-
-    /// Calls `each` for every row, tombstones included, sorted by directory and name.
-    ///
-    /// # Errors
-    /// [`IndexError`].
-    pub fn each(&self, mut each: impl FnMut(Row)) -> Result<(), IndexError> {
-        let sql = format!("SELECT {COLUMNS} FROM records ORDER BY dir, name");
-        let mut statement = self.db.prepare_cached(&sql).map_err(reading)?;
-        let mut rows = statement.query(()).map_err(reading)?;
-        while let Some(row) = rows.next().map_err(reading)? {
-            each(raw_row(row).map_err(reading)?.decode()?);
-        }
-        Ok(())
-    }
-
     /// Paths of live files with this content, at most `most`.
     ///
     /// # Errors
@@ -344,7 +319,7 @@ impl Index {
         Ok(dropped)
     }
 
-    fn rows_where(
+    pub(super) fn rows_where(
         &self,
         condition: &str,
         parameters: impl rusqlite::Params,
@@ -369,7 +344,7 @@ fn subtree(dir: &RelPath) -> (Vec<u8>, Vec<u8>) {
     (with(b'/'), with(b'/' + 1))
 }
 
-struct RawRow {
+pub(super) struct RawRow {
     record: Vec<u8>,
     signature: Option<[u8; SIGNATURE_BYTES]>,
     sequence: i64,
@@ -378,7 +353,7 @@ struct RawRow {
     ordered: bool,
 }
 
-fn raw_row(row: &SqlRow<'_>) -> rusqlite::Result<RawRow> {
+pub(super) fn raw_row(row: &SqlRow<'_>) -> rusqlite::Result<RawRow> {
     Ok(RawRow {
         record: row.get(0)?,
         signature: row.get(1)?,
@@ -390,7 +365,7 @@ fn raw_row(row: &SqlRow<'_>) -> rusqlite::Result<RawRow> {
 }
 
 impl RawRow {
-    fn decode(self) -> Result<Row, IndexError> {
+    pub(super) fn decode(self) -> Result<Row, IndexError> {
         let record = Record::decode(&self.record)
             .map_err(|source| IndexError::Decode { path: RelPath::root(), source })?;
         let via = NodeId(unsigned(self.via));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::{
     config::LoadError,
     control::{ClientError, types::Refusal},
+    snapshot::RepositoryError,
 };
 
 /// How a command that was carried out ended.
@@ -57,6 +58,12 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(if self.usage { 2 } else { 1 })
+    }
+}
+
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        anyhow::Error::new(error).into()
     }
 }
 

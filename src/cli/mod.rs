@@ -22,7 +22,9 @@ mod mark;
 mod output;
 mod pause;
 mod remove;
+mod restore;
 mod resume;
+mod snapshot;
 mod status;
 mod status_view;
 mod trash;
@@ -91,6 +93,8 @@ enum Command {
     Revert(approve::RevertArgs),
     Deploy(deploy::DeployArgs),
     Trash(trash::TrashArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Restore(restore::RestoreArgs),
     Mark(mark::MarkArgs),
     Pause(pause::PauseArgs),
     Resume(resume::ResumeArgs),
@@ -156,6 +160,8 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         Command::Approve(args) => approve::approve(args, &config, output),
         Command::Revert(args) => approve::revert(args, &config, output),
         Command::Deploy(args) => deploy::run(args, &config, output),
+        Command::Snapshot(args) => snapshot::run(args, &config, output),
+        Command::Restore(args) => restore::run(args, &config, output),
         Command::Trash(args) => trash::run(args, &config, output),
         Command::Mark(args) => mark::run(args, &config, output),
         Command::Pause(args) => pause::run(args, &config, output),

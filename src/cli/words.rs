@@ -95,6 +95,32 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
 }
 
+/// A moment that a person names: "2026-11-20 06:00" or with seconds, in UTC; the same in the way of RFC 3339;
+/// or "3 hours ago". Nothing if it is none.
+pub(super) fn time(text: &str) -> Option<Timestamp> {
+    if let Some(ago) = text.strip_suffix(" ago") {
+        let span = crate::config::parse_duration(&spelled(ago)?).ok()?;
+        let span = jiff::SignedDuration::try_from(span).ok()?;
+        return Timestamp::now().checked_sub(span).ok();
+    }
+    let utc = |format| Timestamp::strptime(format, format!("{text} +0000")).ok();
+    let formats = ["%Y-%m-%d %H:%M %z", "%Y-%m-%d %H:%M:%S %z"];
+    text.parse().ok().or_else(|| formats.into_iter().find_map(utc))
+}
+
+/// "3 hours" as "3h".
+fn spelled(text: &str) -> Option<String> {
+    let (number, unit) = text.trim().split_once(' ')?;
+    let unit = match unit.trim_end_matches('s') {
+        "second" => "s",
+        "minute" => "m",
+        "hour" => "h",
+        "day" => "d",
+        _ => return None,
+    };
+    Some(format!("{number}{unit}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

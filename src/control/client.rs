@@ -22,9 +22,10 @@ use super::{
     refusal::RefusalBody,
     types::{
         ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Nothing,
-        Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, StatusReply, TrashListReply,
-        TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply,
-        VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
+        Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, SnapshotReply,
+        SnapshotRequest, StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply,
+        TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+        WhyReply, WhyRequest,
     },
 };
 
@@ -144,6 +145,14 @@ impl Client {
         request: &TrashRestoreRequest,
     ) -> Result<TrashRestoreReply, ClientError> {
         self.call(Method::POST, "/v1/trash/restore", request, None).await
+    }
+
+    /// Takes a snapshot of all mounts, however long that takes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReply, ClientError> {
+        self.call(Method::POST, "/v1/snapshots", request, None).await
     }
 
     /// The conflict store, newest first.

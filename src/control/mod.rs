@@ -21,6 +21,7 @@
 //! | `POST /v1/deploy` | [`Daemon::deploy`] |
 //! | `POST /v1/mounts/NAME/mark` | [`Daemon::mark`] |
 //! | `POST /v1/nodes/NAME/remove` | [`Daemon::remove`] |
+//! | `POST /v1/snapshots` | [`Daemon::snapshot`] |
 //! | `POST /v1/reload` | [`Daemon::reload`] |
 
 mod body;
@@ -29,6 +30,7 @@ mod guard;
 mod refusal;
 mod routes;
 mod server;
+mod snapshot;
 mod trash;
 pub mod types;
 mod verify;
@@ -43,9 +45,9 @@ pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
     ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Refusal,
-    ReloadReply, RemoveReply, RestoreReply, StatusReply, TrashListReply, TrashListRequest,
-    TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitReply,
-    WaitRequest, WhyReply, WhyRequest,
+    ReloadReply, RemoveReply, RestoreReply, SnapshotReply, SnapshotRequest, StatusReply,
+    TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress,
+    VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -121,6 +123,12 @@ pub trait Daemon: Send + Sync + 'static {
 
     /// Takes a node, given by name or id, out of the cluster.
     fn remove(&self, node: &str) -> impl Future<Output = Result<RemoveReply, Refusal>> + Send;
+
+    /// Takes a snapshot of all mounts.
+    fn snapshot(
+        &self,
+        request: SnapshotRequest,
+    ) -> impl Future<Output = Result<SnapshotReply, Refusal>> + Send;
 
     /// Reads the configuration again and takes over what can be changed while running.
     fn reload(&self) -> impl Future<Output = Result<ReloadReply, Refusal>> + Send;

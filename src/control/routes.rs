@@ -43,6 +43,7 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
         .route("/v1/deploy", post(deploy::<D>))
         .route("/v1/mounts/{name}/mark", post(mark::<D>))
         .route("/v1/nodes/{name}/remove", post(remove::<D>))
+        .route("/v1/snapshots", post(snapshot::<D>))
         .route("/v1/reload", post(reload::<D>));
     finish(router, daemon)
 }
@@ -103,6 +104,10 @@ async fn verify<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl Int
 
 async fn verify_progress<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {
     Json(daemon.verify_progress().await)
+}
+
+async fn snapshot<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
+    reply(daemon.snapshot(parse(body)?)).await
 }
 
 async fn why<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {

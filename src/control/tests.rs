@@ -35,6 +35,10 @@ fn refuse<T>(what: &str) -> Result<T, Refusal> {
 }
 
 impl Daemon for Echo {
+    async fn snapshot(&self, request: SnapshotRequest) -> Result<SnapshotReply, Refusal> {
+        Err(Refusal::new(RefusalKind::State, request.note.unwrap_or_default()))
+    }
+
     async fn status(&self) -> StatusReply {
         StatusReply {
             node: "web1".to_owned(),

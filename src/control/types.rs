@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::guard::{DeployReply, DeployRequest, GuardKind, HeldReply, HeldStatus, HeldWord};
 pub use super::refusal::{Refusal, RefusalKind};
+pub use super::snapshot::{SnapshotReply, SnapshotRequest};
 pub use super::trash::{
     TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, TrashOutcome,
     TrashRestoreReply, TrashRestoreRequest, TrashRestored, TrashTarget,

@@ -16,16 +16,16 @@ use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
 use super::{
-    ActorHandle, RELEASE, Shared, conflicts, expire, guards, mark, restore, trash, verified,
-    verify, why,
+    ActorHandle, RELEASE, Shared, conflicts, expire, guards, mark, restore, snapshots, trash,
+    verified, verify, why,
 };
 use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HeldReply, HeldWord,
     MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply, RemoveReply,
-    RestoreReply, StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply,
-    TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitMount, WaitReply,
-    WaitRequest, WhyReply, WhyRequest, WorkStatus, timestamp,
+    RestoreReply, SnapshotReply, SnapshotRequest, StatusReply, TrashListReply, TrashListRequest,
+    TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitMount,
+    WaitReply, WaitRequest, WhyReply, WhyRequest, WorkStatus, timestamp,
 };
 use crate::control::{Content, Daemon};
 use crate::model::{RelPath, limits};
@@ -325,6 +325,13 @@ impl Daemon for Api {
         let reply = VerifyReply { equal, deep: request.deep, mounts };
         verified::note(&self.shared.state, &reply, timestamp(SystemTime::now()));
         Ok(reply)
+    }
+
+    async fn snapshot(&self, request: SnapshotRequest) -> Result<SnapshotReply, Refusal> {
+        let mounts = self.mounts(None)?;
+        let shared = self.shared.clone();
+        let taken = spawn_blocking(move || snapshots::create(&shared, &mounts, request)).await;
+        taken.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Failed, "taking it failed")))
     }
 
     async fn verify_progress(&self) -> Vec<VerifyProgress> {

@@ -18,7 +18,7 @@ use crate::disk::TrashNote;
 use crate::engine::fingerprint::Fingerprint;
 use crate::engine::{Input, Policy};
 use crate::index::{IndexError, Totals};
-use crate::model::{Lane, NodeId, Record, RelPath, Sequence};
+use crate::model::{Incarnation, Lane, NodeId, Record, RelPath, Sequence};
 
 /// Groups of paths that are compared as one: differences are looked for only in those that differ.
 pub(super) const BUCKETS: usize = 4096;
@@ -47,12 +47,17 @@ pub(super) enum Question {
     Policy(Arc<Policy>),
     /// Up to so many live records after a path, sorted by path.
     Page { after: Option<RelPath>, most: usize, reply: Reply<Vec<Record>> },
+    /// Up to so many live records before a path, in descending order of directory and name.
+    PageBefore { before: Option<RelPath>, most: usize, reply: Reply<Vec<Record>> },
     /// Its record of a path.
     Record(RelPath, Reply<Option<Record>>),
     /// What is to be written down of what a person is about to replace at a path.
     Replaced(RelPath, Reply<TrashNote>),
     /// Live records in these buckets.
     Rows(Vec<usize>, Reply<Vec<Record>>),
+    /// The life and the head of its index, and the records after a sequence, unless they are more than so
+    /// many, or it is not said after which.
+    Since { after: Option<Sequence>, most: usize, reply: Reply<Changes> },
     /// How it is.
     Status(Reply<(MountStatus, Option<Halt>)>),
     /// Set hashes of all buckets.
@@ -62,6 +67,9 @@ pub(super) enum Question {
     /// Be told when it is durable elsewhere.
     Wait { nodes: Nodes, timeout: Duration, reply: Reply<WaitMount> },
 }
+
+/// Life, head and records of an index.
+pub(super) type Changes = (Incarnation, Sequence, Option<Vec<Record>>);
 
 /// A replica, for comparing.
 #[derive(Debug, Clone)]
@@ -96,6 +104,16 @@ impl Actor {
             }
             Question::Page { after, most, reply } => {
                 drop(reply.send(self.index.page(after.as_ref(), most)?));
+            }
+            Question::PageBefore { before, most, reply } => {
+                drop(reply.send(self.index.page_before(before.as_ref(), most)?));
+            }
+            Question::Since { after, most, reply } => {
+                let records = match after {
+                    Some(after) => self.index.changed_after(after, most)?,
+                    None => None,
+                };
+                drop(reply.send((self.index.incarnation(), self.index.head(), records)));
             }
             Question::Record(path, reply) => {
                 drop(reply.send(self.index.row(&path)?.map(|row| row.record)));

@@ -28,6 +28,7 @@ mod open;
 mod restore;
 mod send;
 mod shelf;
+mod snapshots;
 #[cfg(test)]
 mod testing;
 mod tidy;

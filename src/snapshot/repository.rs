@@ -37,6 +37,9 @@ const OPEN_PACKS: usize = 32;
 /// Why the repository cannot be used, or an object or a snapshot not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
+    /// Something could not be written before: what comes after it would lack it.
+    #[error("writing to the repository has failed before")]
+    Broken,
     /// Another process writes to it.
     #[error("{0} is being written to by another process")]
     Busy(PathBuf),

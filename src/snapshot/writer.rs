@@ -81,7 +81,7 @@ impl<'a> Writer<'a> {
         })?;
         let mut inner = self.inner();
         if inner.broken {
-            return Err(damaged("writing has failed before"));
+            return Err(RepositoryError::Broken);
         }
         if inner.put.contains_key(&(kind, id)) {
             return Ok(id);
@@ -121,6 +121,9 @@ impl<'a> Writer<'a> {
     /// [`RepositoryError`]: there is no snapshot.
     pub fn commit(self, manifest: &Manifest) -> Result<SnapshotId, RepositoryError> {
         let mut inner = self.inner();
+        if inner.broken {
+            return Err(RepositoryError::Broken);
+        }
         self.finish_pack(&mut inner)?;
         self.repository.add_snapshot(manifest)
     }

@@ -33,6 +33,7 @@ mod promises;
 mod renames;
 mod repository;
 mod rogue;
+mod snapshots;
 mod steps;
 mod tidy;
 mod transfers;

@@ -1,0 +1,336 @@
+//! `trefoil snapshot`: taking snapshots, and looking into them.
+//!
+//! Only taking one needs the daemon: the rest reads the repository itself.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::output::Table;
+use super::words::{age, count, seconds, size};
+use super::{Failure, Outcome, Output, ask};
+use crate::config::Config;
+use crate::control::types::SnapshotRequest;
+use crate::model::RelPath;
+use crate::snapshot::{
+    Item, Manifest, Node, Repository, SnapshotId, TreeRef, entries, find, verify_tree,
+};
+
+/// Paths that are named of those with faults.
+const FAULTS_TOLD: usize = 20;
+
+/// Take snapshots of all mounts, and look into them.
+///
+/// A snapshot is all mounts as they were, kept in this node's repository; what it has in common with
+/// others is there once. Put files back with `trefoil restore`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  trefoil snapshot create --note 'before the update'
+  trefoil snapshot list
+  trefoil snapshot ls latest:media/catalog
+  trefoil snapshot verify --read-data")]
+pub(super) struct SnapshotArgs {
+    /// Read this repository instead of that of this node.
+    #[arg(long, global = true, value_name = "DIR")]
+    repository: Option<PathBuf>,
+    #[command(subcommand)]
+    command: SnapshotCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotCommand {
+    Create(CreateArgs),
+    List(ListArgs),
+    Ls(LsArgs),
+    Verify(VerifyArgs),
+}
+
+/// Take a snapshot now.
+///
+/// Looks only at what changed since the last one. A file that keeps changing is stored as it was in the
+/// snapshot before, and named: the snapshot is partial then.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit codes: 0 it was taken; 1 it was not; 3 it was taken, but something could not be stored as it is.")]
+struct CreateArgs {
+    /// What to say of it in lists.
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// List the snapshots of this node, newest first.
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Print a JSON list.
+    #[arg(long)]
+    json: bool,
+}
+
+/// List what is in a directory of a snapshot.
+#[derive(Debug, Args)]
+struct LsArgs {
+    /// The snapshot, and a path in it that begins with the mount's name: ID[:MOUNT[/PATH]].
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    place: String,
+}
+
+/// Look whether everything that the snapshots need is there.
+///
+/// With --read-data also whether it is still what was stored: every byte is read and hashed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit code 1: something is damaged or missing; it is named.")]
+struct VerifyArgs {
+    /// Only this snapshot.
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+    /// Read all data.
+    #[arg(long)]
+    read_data: bool,
+}
+
+pub(super) fn run(
+    args: &SnapshotArgs,
+    config: &Config,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let open = || open(args.repository.as_deref(), config);
+    match &args.command {
+        SnapshotCommand::Create(args) => create(args, config, output),
+        SnapshotCommand::List(args) => list(args, &open()?, output),
+        SnapshotCommand::Ls(args) => ls(args, &open()?, output),
+        SnapshotCommand::Verify(args) => verify(args, &open()?, output),
+    }
+}
+
+/// The repository of this node, or another one.
+pub(super) fn open(repository: Option<&Path>, config: &Config) -> Result<Repository, Failure> {
+    let own = config.node.state.join("repository");
+    let path = repository.unwrap_or(&own);
+    Repository::open(path).map_err(|error| {
+        let hint = match repository {
+            None => "take a first snapshot with `trefoil snapshot create`",
+            Some(_) => "name the folder that has `packs` and `snapshots` in it",
+        };
+        Failure::with_hint(error, hint)
+    })
+}
+
+/// The snapshot that a person means: `latest`, a time (the newest not after it), or how an id begins.
+pub(super) fn meant(
+    repository: &Repository,
+    text: &str,
+) -> Result<(SnapshotId, Manifest), Failure> {
+    let (mut found, _) = repository.snapshots()?;
+    if text == "latest" {
+        let hint = "take one with `trefoil snapshot create`";
+        return found
+            .pop()
+            .ok_or_else(|| Failure::with_hint(anyhow::anyhow!("there is no snapshot yet"), hint));
+    }
+    let list = "`trefoil snapshot list` shows them";
+    if let Some(time) = super::words::time(text) {
+        let until = u64::try_from(time.as_nanosecond()).unwrap_or_default();
+        found.retain(|(_, manifest)| manifest.taken_ns <= until);
+        return found.pop().ok_or_else(|| {
+            Failure::with_hint(anyhow::anyhow!("no snapshot is as old as {time}"), list)
+        });
+    }
+    found.retain(|(id, _)| id.to_string().starts_with(text));
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Failure::with_hint(anyhow::anyhow!("there is no snapshot {text}"), list)),
+        n => {
+            let error = anyhow::anyhow!("{n} snapshots begin with {text}");
+            Err(Failure::with_hint(error, list))
+        }
+    }
+}
+
+fn create(args: &CreateArgs, config: &Config, output: &mut Output) -> Result<Outcome, Failure> {
+    let request = SnapshotRequest { note: args.note.clone() };
+    let taken = ask(config, async |client| client.snapshot(&request).await)?;
+    if args.json {
+        output.json(&taken)?;
+    } else {
+        let id = &taken.id[..SnapshotId::SHORT.min(taken.id.len())];
+        output.data(&format!(
+            "snapshot {id}: {} files, {}, {} new, in {}",
+            count(taken.files),
+            size(taken.bytes),
+            size(taken.added_bytes),
+            seconds(taken.took_seconds),
+        ))?;
+        for path in &taken.changing {
+            output.note(&format!("not as it is now: {path}"));
+        }
+    }
+    Ok(if taken.changing_count == 0 { Outcome::Done } else { Outcome::Problems })
+}
+
+#[derive(Serialize)]
+struct Listed {
+    id: String,
+    taken: Timestamp,
+    by: String,
+    state: &'static str,
+    files: u64,
+    bytes: u64,
+    note: Option<String>,
+}
+
+fn taken(manifest: &Manifest) -> Timestamp {
+    let time = UNIX_EPOCH + Duration::from_nanos(manifest.taken_ns);
+    Timestamp::try_from(time).unwrap_or_default()
+}
+
+fn list(args: &ListArgs, repository: &Repository, output: &mut Output) -> Result<Outcome, Failure> {
+    let (found, wrong) = repository.snapshots()?;
+    let listed = |(id, manifest): (SnapshotId, Manifest)| {
+        let (files, bytes) = manifest.size();
+        let state = if manifest.is_complete() { "complete" } else { "partial" };
+        let (id, taken) = (id.to_string(), taken(&manifest));
+        Listed { id, taken, by: manifest.by, state, files, bytes, note: manifest.note }
+    };
+    let listed: Vec<_> = found.into_iter().rev().map(listed).collect();
+    if args.json {
+        output.json(&listed)?;
+    } else {
+        let now = Timestamp::now();
+        let mut table = Table::new(["ID", "TAKEN", "AGE", "BY", "FILES", "SIZE", "STATE", "NOTE"]);
+        for one in &listed {
+            let note = one.note.clone().unwrap_or_default();
+            table.row([
+                one.id[..SnapshotId::SHORT].to_owned(),
+                one.taken.strftime("%F %T").to_string(),
+                age(now, one.taken),
+                one.by.clone(),
+                count(one.files),
+                size(one.bytes),
+                one.state.to_owned(),
+                note.escape_debug().to_string(),
+            ]);
+        }
+        output.data(&table.render(""))?;
+    }
+    for error in &wrong {
+        output.note(&format!("no snapshot: {error}"));
+    }
+    Ok(if wrong.is_empty() { Outcome::Done } else { Outcome::Problems })
+}
+
+/// What is at a place in a snapshot.
+enum Found {
+    /// Its mounts.
+    Mounts,
+    /// The top of a mount, or a directory.
+    Dir(TreeRef),
+    /// Something else.
+    Node(Node),
+}
+
+fn at(repository: &Repository, manifest: &Manifest, path: &str) -> Result<Found, Failure> {
+    if path.is_empty() {
+        return Ok(Found::Mounts);
+    }
+    let (mount, rest) = path.split_once('/').unwrap_or((path, ""));
+    let Some(tree) = manifest.mount(mount) else {
+        let names: Vec<_> = manifest.mounts.iter().map(|mount| &*mount.name).collect();
+        let error = anyhow::anyhow!("the snapshot has no mount {mount}");
+        return Err(Failure::with_hint(error, format!("it has {}", names.join(", "))));
+    };
+    let rest = rest.trim_end_matches('/');
+    if rest.is_empty() {
+        return Ok(Found::Dir(tree.root));
+    }
+    let below = RelPath::parse(rest.as_bytes()).map_err(Failure::usage)?;
+    match find(repository, tree.root, &below)? {
+        Some(Node { item: Item::Dir(tree), .. }) => Ok(Found::Dir(tree)),
+        Some(node) => Ok(Found::Node(node)),
+        None => Err(anyhow::anyhow!("the snapshot has nothing at {path}").into()),
+    }
+}
+
+fn ls(args: &LsArgs, repository: &Repository, output: &mut Output) -> Result<Outcome, Failure> {
+    let (snapshot, path) = args.place.split_once(':').unwrap_or((&args.place, ""));
+    let (_, manifest) = meant(repository, snapshot)?;
+    let nodes = match at(repository, &manifest, path)? {
+        Found::Mounts => {
+            let mut table = Table::new(["FILES", "SIZE", "MOUNT"]);
+            for mount in &manifest.mounts {
+                table.row([count(mount.files), size(mount.bytes), mount.name.clone()]);
+            }
+            output.data(&table.render(""))?;
+            return Ok(Outcome::Done);
+        }
+        Found::Dir(tree) => entries(repository, tree)?,
+        Found::Node(node) => vec![node],
+    };
+    let mut table = Table::new(["MODE", "OWNER", "SIZE", "MODIFIED", "NAME"]);
+    for node in nodes {
+        let name =
+            RelPath::root().join(&node.name).map_or_else(|_| "?".to_owned(), |p| p.to_string());
+        let (kind, bytes, name) = match &node.item {
+            Item::Dir(_) => ('d', String::new(), format!("{name}/")),
+            Item::File { size: bytes, .. } => ('-', size(*bytes), name),
+            Item::Symlink { target } => {
+                let target = String::from_utf8_lossy(target).escape_debug().to_string();
+                ('l', String::new(), format!("{name} -> {target}"))
+            }
+        };
+        let mtime = Timestamp::from_second(node.meta.mtime.secs).unwrap_or_default();
+        table.row([
+            format!("{kind}{:04o}", node.meta.mode),
+            format!("{}:{}", node.meta.uid.cast_signed(), node.meta.gid.cast_signed()),
+            bytes,
+            mtime.strftime("%F %T").to_string(),
+            name,
+        ]);
+    }
+    output.data(&table.render(""))?;
+    Ok(Outcome::Done)
+}
+
+fn verify(
+    args: &VerifyArgs,
+    repository: &Repository,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let (snapshots, wrong) = match &args.snapshot {
+        Some(text) => (vec![meant(repository, text)?], Vec::new()),
+        None => repository.snapshots()?,
+    };
+    let (mut seen, mut faults) = (HashSet::new(), wrong.len());
+    for error in wrong {
+        output.note(&format!("damaged: {error}"));
+    }
+    for (id, manifest) in &snapshots {
+        let id = &id.to_string()[..SnapshotId::SHORT];
+        for mount in &manifest.mounts {
+            let found = verify_tree(repository, mount.root, args.read_data, &mut seen)?;
+            for (path, error) in found.iter().take(FAULTS_TOLD.saturating_sub(faults)) {
+                output.note(&format!("damaged: {id}:{}/{path}: {error}", mount.name));
+            }
+            faults += found.len();
+        }
+    }
+    let looked = if args.read_data { "read" } else { "looked for" };
+    let (objects, bytes) = repository.totals()?;
+    output.data(&format!(
+        "{} snapshots, {} objects {looked}, {} faults; the repository has {} objects, {}",
+        snapshots.len(),
+        count(seen.len() as u64),
+        count(faults as u64),
+        count(objects),
+        size(bytes),
+    ))?;
+    Ok(if faults == 0 { Outcome::Done } else { Outcome::Differs })
+}

@@ -1,0 +1,280 @@
+//! Takes snapshots: asks the indexes of the mounts what there is, and stores it.
+//!
+//! What changed since the last snapshot of this node is all that is looked at; where the last one is not known
+//! any more, everything is. Nothing here writes into a mount. The control threads answer in pages and go on
+//! meanwhile: what changes under a snapshot is caught up with before it is committed.
+
+#![allow(clippy::disallowed_methods, reason = "does I/O")]
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::actor::Event;
+use super::ask::Question;
+use super::{ActorHandle, Shared, chain};
+use crate::control::types::{Refusal, RefusalKind, SnapshotReply, SnapshotRequest, timestamp};
+use crate::disk;
+use crate::model::{Entry, Record, RelPath, Sequence};
+use crate::snapshot::{
+    Contents, Manifest, MountTree, Repository, RepositoryError, SnapshotId, TakeError, Taken,
+    Writer, take, take_changes,
+};
+
+/// Records that are asked for at a time.
+const PAGE: usize = 4096;
+
+/// Changes since the last snapshot beyond which everything is looked at.
+const CHANGES_MAX: usize = 200_000;
+
+/// How often what changed meanwhile is caught up with: a mount that never rests is taken as it is then.
+const PASSES_MAX: usize = 5;
+
+/// Paths that are told of those that kept changing.
+const CHANGING_TOLD: usize = 100;
+
+/// Where the repository of a node is.
+pub(super) fn folder(state: &Path) -> PathBuf {
+    state.join("repository")
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+enum SnapshotError {
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    #[error("mount \"{0}\" is being closed")]
+    Closed(String),
+}
+
+/// A control thread does not answer any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the mount is being closed")]
+struct Closed;
+
+/// Up to where the last snapshot of this node has the index of each mount.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Cuts {
+    snapshot: String,
+    mounts: BTreeMap<String, Cut>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Cut {
+    /// The life of the index.
+    life: u64,
+    /// Its last sequence then.
+    head: u64,
+}
+
+/// Takes a snapshot of these mounts.
+///
+/// # Errors
+/// Why there is none; what was stored is of use to the next one.
+pub(super) fn create(
+    shared: &Shared,
+    mounts: &[(String, Arc<ActorHandle>)],
+    request: SnapshotRequest,
+) -> Result<SnapshotReply, Refusal> {
+    let path = folder(&shared.state);
+    let taken = try_create(shared, &path, mounts, request);
+    taken.map_err(|error| {
+        let kind = match &error {
+            SnapshotError::Repository(RepositoryError::Busy(_)) => RefusalKind::State,
+            SnapshotError::Closed(_) => RefusalKind::Unavailable,
+            SnapshotError::Repository(_) => RefusalKind::Failed,
+        };
+        Refusal::new(kind, format!("cannot take a snapshot: {}", chain(&error)))
+    })
+}
+
+fn try_create(
+    shared: &Shared,
+    path: &Path,
+    mounts: &[(String, Arc<ActorHandle>)],
+    request: SnapshotRequest,
+) -> Result<SnapshotReply, SnapshotError> {
+    let begin = Instant::now();
+    Repository::create(path)?;
+    let repository = Repository::open(path)?;
+    let writer = Writer::begin(&repository)?;
+    let cuts_file = path.join("cuts");
+    let before = last(&repository, &cuts_file);
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let taken_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+    let mut cuts = Cuts::default();
+    let mut trees = Vec::new();
+    for (name, actor) in mounts {
+        let source = Source { name, actor };
+        let known = before
+            .as_ref()
+            .and_then(|(manifest, cuts)| Some((manifest.mount(name)?, *cuts.mounts.get(name)?)));
+        let (tree, cut) = source.take(&writer, known)?;
+        trees.push(tree);
+        cuts.mounts.insert(name.clone(), cut);
+    }
+    trees.sort_by(|a, b| a.name.cmp(&b.name));
+    let by = shared.names().get(&shared.node).cloned().unwrap_or_default();
+    let note = request.note.filter(|note| !note.is_empty());
+    let manifest = Manifest { taken_ns, by, note, mounts: trees };
+    let added_bytes = writer.added();
+    let id = writer.commit(&manifest)?;
+    cuts.snapshot = id.to_string();
+    let text = serde_json::to_vec(&cuts).unwrap_or_default();
+    if let Err(error) = std::fs::write(&cuts_file, text) {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "the next snapshot looks at everything");
+    }
+    Ok(reply(id, &manifest, added_bytes, begin.elapsed()))
+}
+
+fn reply(id: SnapshotId, manifest: &Manifest, added_bytes: u64, took: Duration) -> SnapshotReply {
+    let (files, bytes) = manifest.size();
+    let named = |mount: &MountTree| {
+        let name = mount.name.clone();
+        mount.changing.clone().into_iter().map(move |path| format!("{name}: {path}"))
+    };
+    let changing = manifest.mounts.iter().flat_map(named);
+    let count = manifest.mounts.iter().map(|mount| mount.changing.len() as u64).sum();
+    SnapshotReply {
+        id: id.to_string(),
+        taken: timestamp(UNIX_EPOCH + Duration::from_nanos(manifest.taken_ns)),
+        state: if manifest.is_complete() { "complete" } else { "partial" }.to_owned(),
+        files,
+        bytes,
+        added_bytes,
+        took_seconds: took.as_secs_f64(),
+        changing: changing.take(CHANGING_TOLD).collect(),
+        changing_count: count,
+    }
+}
+
+/// The last snapshot of this node, with how far it has the indexes; nothing if that is not known.
+fn last(repository: &Repository, cuts: &Path) -> Option<(Manifest, Cuts)> {
+    let cuts: Cuts = serde_json::from_slice(&std::fs::read(cuts).ok()?).ok()?;
+    let manifest = repository.manifest(SnapshotId::parse(&cuts.snapshot)?).ok()?;
+    Some((manifest, cuts))
+}
+
+/// A mount whose records and files are stored.
+struct Source<'a> {
+    name: &'a str,
+    actor: &'a ActorHandle,
+}
+
+impl Source<'_> {
+    fn closed(&self) -> SnapshotError {
+        SnapshotError::Closed(self.name.to_owned())
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.inbox.push(Event::Ask(question(reply)));
+        answer.blocking_recv().map_err(|_| Closed)
+    }
+
+    /// What changed after a cut, and the cut that it leads to; no changes are told if they are too many, or
+    /// of another life of the index.
+    fn changes(&self, after: Option<Cut>) -> Result<(Cut, Option<Vec<Record>>), SnapshotError> {
+        let from = after.map(|cut| Sequence(cut.head));
+        let most = CHANGES_MAX;
+        let (life, head, records) = self
+            .ask(|reply| Question::Since { after: from, most, reply })
+            .map_err(|Closed| self.closed())?;
+        let cut = Cut { life: life.0, head: head.0 };
+        let same = after.is_some_and(|after| after.life == cut.life && after.head <= cut.head);
+        Ok((cut, records.filter(|_| same)))
+    }
+
+    fn take(
+        &self,
+        writer: &Writer<'_>,
+        known: Option<(&MountTree, Cut)>,
+    ) -> Result<(MountTree, Cut), SnapshotError> {
+        let (mut cut, mut changes) = self.changes(known.map(|known| known.1))?;
+        let mut tree = match (known, changes.take()) {
+            (Some((before, _)), Some(changes)) => self.update(writer, before, changes)?,
+            _ => self.whole(writer)?.into_mount(self.name.to_owned()),
+        };
+        for _ in 0..PASSES_MAX {
+            let (next, changes) = self.changes(Some(cut))?;
+            match changes {
+                Some(changes) if changes.is_empty() => break,
+                Some(changes) => tree = self.update(writer, &tree, changes)?,
+                // Another life has begun: everything is looked at the next time.
+                None => break,
+            }
+            cut = next;
+        }
+        Ok((tree, cut))
+    }
+
+    fn update(
+        &self,
+        writer: &Writer<'_>,
+        before: &MountTree,
+        changes: Vec<Record>,
+    ) -> Result<MountTree, SnapshotError> {
+        let mut paths: BTreeMap<RelPath, Option<Entry>> =
+            changes.into_iter().map(|record| (record.path, record.entry)).collect();
+        // What could not be stored the last time is tried again.
+        for path in &before.changing {
+            if !paths.contains_key(path) {
+                let record = self.ask(|reply| Question::Record(path.clone(), reply));
+                let record = record.map_err(|Closed| self.closed())?;
+                paths.insert(path.clone(), record.and_then(|record| record.entry));
+            }
+        }
+        if paths.is_empty() {
+            return Ok(before.clone());
+        }
+        Ok(take_changes(writer, before, paths, self)?.into_mount(self.name.to_owned()))
+    }
+
+    fn whole(&self, writer: &Writer<'_>) -> Result<Taken, SnapshotError> {
+        let mut page: std::vec::IntoIter<Record> = Vec::new().into_iter();
+        let mut before: Option<RelPath> = None;
+        let mut ended = false;
+        let records = std::iter::from_fn(|| {
+            loop {
+                if let Some(record) = page.next() {
+                    before = Some(record.path.clone());
+                    let Some(entry) = record.entry else { continue };
+                    return Some(Ok((record.path, entry)));
+                }
+                if ended {
+                    return None;
+                }
+                let from = before.clone();
+                let asked =
+                    self.ask(|reply| Question::PageBefore { before: from, most: PAGE, reply });
+                match asked {
+                    Ok(records) => {
+                        ended = records.len() < PAGE;
+                        page = records.into_iter();
+                    }
+                    Err(closed) => {
+                        ended = true;
+                        return Some(Err(closed));
+                    }
+                }
+            }
+        });
+        take(writer, records, self).map_err(|error| match error {
+            TakeError::Repository(error) => error.into(),
+            TakeError::Records(Closed) => self.closed(),
+        })
+    }
+}
+
+impl Contents for Source<'_> {
+    fn open(&self, path: &RelPath) -> io::Result<Box<dyn Read + '_>> {
+        let file = disk::open_content(&self.actor.mount, path).map_err(io::Error::other)?;
+        Ok(Box::new(file))
+    }
+}

@@ -136,7 +136,7 @@ pub(super) fn meant(
             .pop()
             .ok_or_else(|| Failure::with_hint(anyhow::anyhow!("there is no snapshot yet"), hint));
     }
-    let list = "`trefoil snapshot list` shows them";
+    let list = "`trefoil snapshot list` shows them; a time is as \"2026-11-20 06:00\" (UTC) or \"3 hours ago\"";
     if let Some(time) = super::words::time(text) {
         let until = u64::try_from(time.as_nanosecond()).unwrap_or_default();
         found.retain(|(_, manifest)| manifest.taken_ns <= until);

@@ -142,6 +142,20 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_is_named_in_utc_or_by_how_long_ago_it_was() {
+        let noon: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        for text in ["2026-11-20 12:00", "2026-11-20 12:00:00", "2026-11-20T14:00:00+02:00"] {
+            assert_eq!(Some(noon), time(text), "{text}");
+        }
+        let ago = time("3 hours ago").unwrap().duration_since(Timestamp::now()).as_hours();
+        assert!((-3..=-2).contains(&ago), "{ago}");
+        assert!(time("1 day ago").is_some() && time("90 seconds ago").is_some());
+        for text in ["", "yesterday", "3f2a91bc", "12:00", "three hours ago", "2026-13-01 12:00"] {
+            assert_eq!(None, time(text), "{text}");
+        }
+    }
+
+    #[test]
     fn times_are_in_their_largest_unit() {
         let at = |second| Timestamp::from_second(second).unwrap();
         for (seconds, text) in [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h")] {

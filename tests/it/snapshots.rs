@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cases::CASES;
 use crate::cluster::{Cluster, Setup};
-use crate::files::{MOUNT, SOON};
+use crate::files::{MOUNT, SOON, start};
 use crate::tree::assert_equal;
 
 fn at(cluster: &Cluster, name: &str) -> PathBuf {
@@ -22,6 +22,10 @@ fn what_was_deleted_everywhere_comes_back_from_a_snapshot_without_the_daemon() {
     }
     fs::write(at(&cluster, "large"), vec![7; 3 << 20]).unwrap();
     cluster.wait_in_sync(SOON);
+    // The times of directories follow what is made in them; the scan of a start has them all.
+    cluster.node_mut(1).stop();
+    start(&mut cluster, 1);
+    cluster.wait_in_sync(SOON);
     let first = cluster.node(1).json(&["snapshot", "create", "--note", "before"]);
     assert_eq!("complete", first["state"], "{first}");
     let kept = cluster.node(1).state().join("kept");
@@ -33,7 +37,7 @@ fn what_was_deleted_everywhere_comes_back_from_a_snapshot_without_the_daemon() {
     };
     let before = opened(&cluster);
     let same = cluster.node(1).json(&["snapshot", "create"]);
-    assert_eq!((0, before), (same["added_bytes"].as_u64().unwrap(), opened(&cluster)));
+    assert_eq!((Some(0), before), (same["added_bytes"].as_u64(), opened(&cluster)));
     fs::write(at(&cluster, "create/new"), "changed").unwrap();
     cluster.wait_in_sync(SOON);
     let next = cluster.node(1).json(&["snapshot", "create"]);
@@ -55,8 +59,8 @@ fn what_was_deleted_everywhere_comes_back_from_a_snapshot_without_the_daemon() {
     node.done(&["restore", id, "--mount", MOUNT, "--to", to.to_str().unwrap()]);
     assert_equal(&[kept, to.clone()]);
     let list = node.json(&["snapshot", "list"]);
-    let notes: Vec<_> = list.as_array().unwrap().iter().map(|one| one["note"].clone()).collect();
-    assert_eq!(vec![serde_json::Value::Null, serde_json::Value::Null, "before".into()], notes);
+    let notes = list.as_array().unwrap().iter().filter(|one| one["note"] == "before").count();
+    assert_eq!(1, notes, "{list}");
     node.done(&["restore", "latest", "--to", to.join("all").to_str().unwrap()]);
     assert_eq!("changed", fs::read_to_string(to.join("all/data/create/new")).unwrap());
     node.done(&["snapshot", "verify", "--read-data"]);

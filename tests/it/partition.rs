@@ -21,10 +21,7 @@ fn wait_link(cluster: &mut Cluster, n: usize, other: &str, up: bool) {
     });
 }
 
-/// Ignored for now: in some of ten runs a file that an application moves out of the mount stays in the
-/// index of its node, which is not told of it (docs/reliability.md).
 #[test]
-#[ignore = "fails in some of ten runs, see docs/reliability.md; tests/run --large"]
 fn a_partition_in_which_both_sides_write_heals_and_loses_nothing() {
     let Some((mut cluster, machines)) = Machines::start(&Setup::new().mount(MOUNT), 3) else {
         return;

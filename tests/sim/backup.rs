@@ -67,7 +67,7 @@ impl World {
             self.begin_life(at);
         }
         self.note(|_| format!("n{at} is put back, whole {whole}, ran {ran}"));
-        self.ledger.lost_index = true;
+        (self.ledger.lost_index, self.ledger.put_back) = (true, true);
         self.later(10 * SECOND, Fault::Start(at, false));
     }
 

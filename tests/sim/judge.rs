@@ -74,6 +74,10 @@ impl World {
             let live = node.disk.paths().filter_map(|path| node.disk.at(path)?.content());
             kept.extend(live.map(|content| content.id));
             kept.extend(node.conflicts.iter().map(|&(_, content)| content));
+            // A node whose index was put back counts as before until it is told: what it wrote
+            // meanwhile may seem older than it is.
+            let trash = node.trash.iter().filter(|_| self.ledger.put_back);
+            kept.extend(trash.map(|&(_, content)| content));
         }
         for (content, write) in &self.ledger.finished {
             let derived = self.policy.class(&write.path) == Class::Derived

@@ -71,6 +71,8 @@ pub struct Ledger {
     /// The edits that announced content, by content and path.
     stamps: BTreeMap<(ContentId, RelPath), BTreeSet<Stamp>>,
     pub lost_index: bool,
+    /// An index was put back.
+    pub put_back: bool,
     pub applied: u64,
 }
 

@@ -35,7 +35,7 @@ use crate::profile::Generation;
 use crate::world::{Report, SECOND, World};
 
 /// Seeds that failed once.
-const PINNED: [u64; 22] = [
+const PINNED: [u64; 23] = [
     41_000_001_122,
     41_000_015_098,
     41_000_019_483,
@@ -58,6 +58,7 @@ const PINNED: [u64; 22] = [
     70_000_431_994,
     70_000_615_791,
     70_000_700_589,
+    92_000_002_237,
 ];
 
 /// Seeds that failed once, of the first generation.

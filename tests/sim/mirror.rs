@@ -227,13 +227,14 @@ impl World {
             known.is_none_or(|known| known.racy || !known.unchanged(signature))
         };
         let there: std::collections::BTreeSet<_> = seen.iter().map(|(path, _)| path).collect();
-        let missing = index.live_below(&dir).map(|row| &row.record.path);
-        let mut paths: Vec<RelPath> =
-            missing.filter(|path| !there.contains(path)).cloned().collect();
+        // What is below a directory that is missing is left to the look at that.
+        let listed = |path: &RelPath| path.parent().is_some_and(|p| p == dir || there.contains(&p));
+        let missing = index.live_below(&dir).map(|row| row.record.path.clone());
+        let missing = missing.filter(|path| !there.contains(path) && listed(path));
+        let gone = missing.map(|path| Hint { path, kind: HintKind::Gone });
         let changed = seen.iter().filter(|(path, signature)| differs(path, signature));
-        paths.extend(changed.map(|(path, _)| path.clone()));
-        let kind = HintKind::Differs;
-        let hints = paths.into_iter().map(|path| Hint { path, kind }).collect();
+        let changed = changed.map(|(p, _)| Hint { path: p.clone(), kind: HintKind::Differs });
+        let hints = gone.chain(changed).collect();
         let mut inputs = vec![Input::Hinted(hints)];
         if let Task::List(_) = task {
             inputs.push(Input::Listed(dir));
@@ -494,7 +495,8 @@ impl World {
         {
             return;
         }
-        let hint = Hint { path: path.clone(), kind };
+        let dir = path.parent().and_then(|dir| node.disk.number(&dir));
+        let hint = (Hint { path: path.clone(), kind }, dir);
         if self.rng.chance(10) {
             node.hints.push(hint.clone());
         }
@@ -518,10 +520,22 @@ impl World {
     pub fn flush_hints(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         node.unwatched.clear();
-        let hints = std::mem::take(&mut node.hints);
+        let queue = std::mem::take(&mut node.hints);
+        let told = queue.into_iter().filter_map(|(hint, dir)| self.resolved(at, hint, dir));
+        let hints: Vec<_> = told.collect();
         if !hints.is_empty() {
             self.feed(at, vec![Feed::Hints(hints)]);
         }
+    }
+
+    /// Where a directory's event is of when it is read: fanotify tells its directory, which may be
+    /// elsewhere by then; if it is removed, this leads nowhere.
+    fn resolved(&mut self, at: usize, hint: Hint, dir: Option<u64>) -> Option<Hint> {
+        let Some(dir) = dir.filter(|_| !self.profile.inotify) else { return Some(hint) };
+        let known = self.rng.chance(50);
+        let now = self.nodes[at].disk.names_of(dir).pop()?;
+        let moved = now.join(hint.path.name()).ok().filter(|_| !known);
+        Some(Hint { path: moved.unwrap_or(hint.path), kind: hint.kind })
     }
 }
 

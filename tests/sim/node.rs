@@ -32,8 +32,8 @@ pub struct Node {
     pub skew_ns: i64,
     /// Content at hand, by path.
     pub shelf: BTreeSet<(RelPath, ContentId)>,
-    /// The watcher's queue.
-    pub hints: Vec<Hint>,
+    /// The watcher's queue: what happened in which directory.
+    pub hints: Vec<(Hint, Option<u64>)>,
     pub flushing: bool,
     /// Directories made a moment ago that nobody watches yet.
     pub unwatched: BTreeSet<RelPath>,

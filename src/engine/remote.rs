@@ -389,21 +389,26 @@ impl Engine {
         signature: Option<crate::model::Signature>,
     ) {
         let path = record.path.clone();
-        let from = self.holder_of(&path, &record.version);
-        let stamp = (record.version.stamp, record.version.touched);
+        let done = &record.version;
+        let from = self.holder_of(&path, done);
+        let want = self.slots.get(&path).and_then(|slot| slot.want.as_deref());
+        // The same edit may have been announced meanwhile as one that has seen more.
+        let newer = want.map(|want| &want.record.version).is_some_and(|wanted| {
+            (wanted.stamp, wanted.touched) != (done.stamp, done.touched)
+                || !done.vector.covers(&wanted.vector)
+        });
         self.problems.solve(&path);
         self.store(now, record, signature, from);
-        let want = self.slots.get(&path).and_then(|slot| slot.want.as_deref());
-        let newer = want
-            .is_some_and(|want| (want.record.version.stamp, want.record.version.touched) != stamp);
         if !newer {
             self.finish(now, &path);
         }
     }
 
     fn applied_not(&mut self, now: Now, path: &RelPath, outcome: Outcome) {
-        // A file whose removal was refused, and is tried again, is one of ours.
-        let known_below = outcome == Outcome::NotEmpty && self.slots_below(path).next().is_some();
+        // A file whose removal was refused, and is tried again, is one of ours; what is only to be
+        // made there is not there.
+        let known_below = outcome == Outcome::NotEmpty
+            && self.slots_below(path).any(|(_, slot)| !slot.keeps_directory());
         let Some(want) = self.slots.get_mut(path).and_then(|slot| slot.want.as_deref_mut()) else {
             return;
         };

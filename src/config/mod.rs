@@ -25,7 +25,7 @@ pub use preset::{MagentoTree, Preset, PresetError};
 pub use size::{BytesError, SizeLimit, SizeLimitError};
 pub use table::{ConfigError, FILE_BYTES_MAX};
 
-use crate::engine::{ClassTable, Policy};
+use crate::engine::{ClassTable, Policy, Retention, Schedule};
 
 /// Where the configuration is unless `--config` or `TREFOIL_CONFIG` say otherwise.
 pub const DEFAULT_FILE: &str = "/etc/trefoil/trefoil.toml";
@@ -42,6 +42,9 @@ pub const DEFAULT_CONFLICTS_MAX: SizeLimit = SizeLimit::Percent(10);
 /// What the trash of a mount may take up by default.
 pub const DEFAULT_TRASH_MAX: SizeLimit = SizeLimit::Percent(20);
 
+/// When snapshots are taken by default.
+pub const DEFAULT_SCHEDULE: &str = "0 */6 * * *";
+
 /// Where the daemon listens for commands by default.
 pub const DEFAULT_SOCKET: &str = "/run/trefoil/control.sock";
 
@@ -54,6 +57,8 @@ pub struct Config {
     pub node: Node,
     /// The control API.
     pub control: Control,
+    /// Snapshots.
+    pub snapshot: Snapshot,
     /// What each class means, in every mount.
     pub classes: ClassTable,
     /// One per mirrored tree, in the order of the file; at least one. Names and paths are
@@ -97,6 +102,22 @@ pub struct Control {
     pub socket: PathBuf,
     /// A TCP address that answers `GET` of the status only; none by default.
     pub http: Option<SocketAddr>,
+}
+
+/// `[snapshot]`: when snapshots are taken, and how long they are kept.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Snapshot {
+    /// Nothing: by hand only.
+    pub schedule: Option<Schedule>,
+    /// Which ones stay.
+    pub retention: Retention,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        let schedule = Schedule::parse(DEFAULT_SCHEDULE, None).ok();
+        Self { schedule, retention: Retention::standard() }
+    }
 }
 
 /// `[[mount]]`: one mirrored directory tree.

@@ -10,12 +10,12 @@ use std::{
 };
 
 use super::{
-    Config, ConfigError, Control, DEFAULT_CONFLICTS_MAX, DEFAULT_LISTEN, DEFAULT_SOCKET,
-    DEFAULT_STATE, DEFAULT_TRASH_MAX, HostPort, Mount, Node, Preset, SizeLimit, is_name,
-    parse_duration, size,
+    Config, ConfigError, Control, DEFAULT_CONFLICTS_MAX, DEFAULT_LISTEN, DEFAULT_SCHEDULE,
+    DEFAULT_SOCKET, DEFAULT_STATE, DEFAULT_TRASH_MAX, HostPort, Mount, Node, Preset, SizeLimit,
+    Snapshot, is_name, parse_duration, size,
     table::{Source, Table, Value},
 };
-use crate::engine::{Class, ClassTable, Pattern, Policy};
+use crate::engine::{Class, ClassTable, Pattern, Policy, Retention, Schedule};
 
 /// Mounts of one node.
 pub const MOUNTS_MAX: usize = 64;
@@ -52,6 +52,7 @@ impl Config {
         let node = parse_node(root.table("node")?, source, around, &mut taken)?;
         let control = parse_control(root.table("control")?, around)?;
         taken.add("the control socket", &control.socket);
+        let snapshot = parse_snapshot(root.table("snapshot")?)?;
         let classes = parse_classes(root.table("class")?)?;
         let tables = root.tables("mount")?;
         root.finish()?;
@@ -68,7 +69,7 @@ impl Config {
             let mount = parse_mount(table, &mounts, around, &classes, &mut taken)?;
             mounts.push(mount);
         }
-        Ok(Self { file: around.file.to_owned(), node, control, classes, mounts })
+        Ok(Self { file: around.file.to_owned(), node, control, snapshot, classes, mounts })
     }
 }
 
@@ -150,6 +151,49 @@ fn parse_control(
     }
     table.finish()?;
     Ok(control)
+}
+
+fn parse_snapshot(table: Option<Table<'_>>) -> Result<Snapshot, ConfigError> {
+    let mut snapshot = Snapshot::default();
+    let Some(mut table) = table else { return Ok(snapshot) };
+    let zone = table.string("time_zone")?;
+    let name = match &zone {
+        Some(zone) => {
+            zone.parse("", |name| Schedule::parse(DEFAULT_SCHEDULE, Some(name)))?;
+            Some(zone.value.as_str())
+        }
+        None => None,
+    };
+    snapshot.schedule = match table.string("schedule")? {
+        Some(text) => parse_or_off(&text, |text| Schedule::parse(text, name))?,
+        None => Schedule::parse(DEFAULT_SCHEDULE, name).ok(),
+    };
+    let mut keep = Retention::default();
+    let mut is_set = false;
+    for (key, count) in [
+        ("keep_last", &mut keep.keep_last),
+        ("keep_hourly", &mut keep.keep_hourly),
+        ("keep_daily", &mut keep.keep_daily),
+        ("keep_weekly", &mut keep.keep_weekly),
+        ("keep_monthly", &mut keep.keep_monthly),
+    ] {
+        if let Some(number) = table.number(key)? {
+            (*count, is_set) = (number, true);
+        }
+    }
+    if let Some(text) = table.string("keep_within")? {
+        keep.keep_within = Some(text.parse("", parse_duration)?);
+        is_set = true;
+    }
+    if is_set {
+        if keep == Retention::default() {
+            let allowed = "leave all `keep_` keys out for the usual ones";
+            return Err(table.error("keeps no snapshot", allowed));
+        }
+        snapshot.retention = keep;
+    }
+    table.finish()?;
+    Ok(snapshot)
 }
 
 fn parse_classes(table: Option<Table<'_>>) -> Result<ClassTable, ConfigError> {

@@ -200,6 +200,18 @@ impl<'i> Table<'i> {
         texts.collect::<Result<_, _>>().map(Some)
     }
 
+    /// A whole number.
+    pub(super) fn number(&mut self, key: &'static str) -> Result<Option<u32>, ConfigError> {
+        const ALLOWED: &str = "allowed: a number such as 7, without quotes";
+        let Some(value) = self.take(key) else { return Ok(None) };
+        match &value.value {
+            DeValue::Integer(number) => u32::from_str_radix(number.as_str(), number.radix())
+                .map(Some)
+                .map_err(|_| value.error(format!("is {number}"), ALLOWED)),
+            other => Err(value.error(format!("is {}", describe(other)), ALLOWED)),
+        }
+    }
+
     /// A budget of deletions, as a number or a text, or the text `off`.
     pub(super) fn budget_or_off(
         &mut self,

@@ -10,6 +10,40 @@ pub struct SnapshotRequest {
     /// What a person says of it.
     #[serde(default)]
     pub note: Option<String>,
+    /// Nothing removes it by itself.
+    #[serde(default)]
+    pub pin: bool,
+}
+
+/// How it is with the snapshots, as it was last looked at.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SnapshotsStatus {
+    /// When they are taken; nothing: by hand only.
+    pub schedule: Option<String>,
+    /// When the next one is due.
+    pub next: Option<Timestamp>,
+    /// How many this node has.
+    pub count: u64,
+    /// The newest that is complete.
+    pub newest: Option<String>,
+    /// When that was taken.
+    pub newest_taken: Option<Timestamp>,
+    /// How many nodes have it, as far as is known.
+    pub newest_copies: u64,
+    /// How many nodes there are.
+    pub nodes: u64,
+    /// How many moments of the schedule have passed since then.
+    pub missed: u64,
+    /// How many other nodes have, and this one has not yet.
+    pub lacking: u64,
+    /// Bytes of what is stored.
+    pub bytes: u64,
+    /// Bytes that are free where they are stored.
+    pub free_bytes: u64,
+    /// What went wrong last, until it goes well.
+    pub error: Option<String>,
+    /// When it was last looked; nothing: not yet.
+    pub looked: Option<Timestamp>,
 }
 
 /// A snapshot that was taken.

@@ -53,6 +53,7 @@ impl Daemon for Echo {
             conflicts: 7,
             conflicts_size: KeptSize::default(),
             guards: Vec::new(),
+            snapshots: Default::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::guard::{DeployReply, DeployRequest, GuardKind, HeldReply, HeldStatus, HeldWord};
 pub use super::refusal::{Refusal, RefusalKind};
-pub use super::snapshot::{SnapshotReply, SnapshotRequest};
+pub use super::snapshot::{SnapshotReply, SnapshotRequest, SnapshotsStatus};
 pub use super::trash::{
     TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, TrashOutcome,
     TrashRestoreReply, TrashRestoreRequest, TrashRestored, TrashTarget,
@@ -58,6 +58,9 @@ pub struct StatusReply {
     pub conflicts_size: KeptSize,
     /// What is halted until somebody approves.
     pub guards: Vec<GuardStatus>,
+    /// Snapshots.
+    #[serde(default)]
+    pub snapshots: SnapshotsStatus,
 }
 
 /// A member of the cluster.

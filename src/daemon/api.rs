@@ -292,6 +292,7 @@ impl Daemon for Api {
             conflicts: conflicts.map_or(0, |list| list.len() as u64),
             conflicts_size: conflicts_size.unwrap_or_default(),
             guards: halts,
+            snapshots: self.shared.backup.status(),
         }
     }
 
@@ -464,12 +465,13 @@ impl Daemon for Api {
         let new = Config::load(&old.file)
             .map_err(|error| Refusal::new(RefusalKind::Invalid, super::chain(&error)))?;
         let mut reply = ReloadReply::default();
-        if new.node != old.node {
-            reply.restart.push("[node]".to_owned());
-        }
-        if new.control != old.control {
-            reply.restart.push("[control]".to_owned());
-        }
+        let tables = [
+            (new.node != old.node, "[node]"),
+            (new.control != old.control, "[control]"),
+            (new.snapshot != old.snapshot, "[snapshot]"),
+        ];
+        let changed = tables.into_iter().filter(|(changed, _)| *changed);
+        reply.restart.extend(changed.map(|(_, table)| table.to_owned()));
         let named = |config: &Config| -> BTreeSet<String> {
             config.mounts.iter().map(|mount| mount.name.clone()).collect()
         };

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::actor::{Bulk, Event};
-use super::{Shared, delta, verify};
+use super::{Shared, copies, delta, verify};
 use crate::model::{Lane, NodeId};
 use crate::net::{self, ControlMessage, FetchRequest, NetEvent};
 
@@ -68,6 +68,7 @@ impl net::Handler for Handler {
     fn rpc(&self, _peer: NodeId, method: &str, body: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         match method {
             delta::RECIPE => delta::answer(&self.0, body),
+            method if method.starts_with(copies::PREFIX) => copies::answer(&self.0, method, body),
             _ => verify::answer(&self.0, method, body),
         }
     }

@@ -8,7 +8,9 @@
 mod actor;
 mod api;
 mod ask;
+mod backup;
 mod conflicts;
+mod copies;
 mod deep;
 mod delta;
 mod expire;
@@ -121,6 +123,7 @@ pub(crate) struct Shared {
     verifying: deep::Progress,
     limits: expire::Limits,
     recipes: delta::Recipes,
+    backup: backup::Backup,
     stopping: std::sync::atomic::AtomicBool,
 }
 
@@ -279,6 +282,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         verifying: deep::Progress::default(),
         limits: expire::Limits::new(&config.node),
         recipes: delta::Recipes::default(),
+        backup: backup::Backup::default(),
         stopping: std::sync::atomic::AtomicBool::new(false),
     });
     let places = places(&config, &shared);
@@ -409,6 +413,8 @@ async fn serve(
             }
         });
     }
+    let plan = backup::Plan::new(config);
+    tokio::task::spawn_local(backup::run(shared.clone(), plan));
     let mut terminate = signal(SignalKind::terminate()).map_err(io("watch for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io("watch for signals"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(io("watch for signals"))?;

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::actor::Event;
@@ -22,8 +21,8 @@ use crate::control::types::{Refusal, RefusalKind, SnapshotReply, SnapshotRequest
 use crate::disk;
 use crate::model::{Entry, Record, RelPath, Sequence};
 use crate::snapshot::{
-    Contents, Manifest, MountTree, Repository, RepositoryError, SnapshotId, TakeError, Taken,
-    Writer, take, take_changes,
+    Contents, Cut, Manifest, MountTree, RepositoryError, SnapshotId, TakeError, Taken, Writer,
+    take, take_changes,
 };
 
 /// Records that are asked for at a time.
@@ -45,7 +44,7 @@ pub(super) fn folder(state: &Path) -> PathBuf {
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
-enum SnapshotError {
+pub(super) enum SnapshotError {
     #[error(transparent)]
     Repository(#[from] RepositoryError),
     #[error("mount \"{0}\" is being closed")]
@@ -57,21 +56,6 @@ enum SnapshotError {
 #[error("the mount is being closed")]
 struct Closed;
 
-/// Up to where the last snapshot of this node has the index of each mount.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Cuts {
-    snapshot: String,
-    mounts: BTreeMap<String, Cut>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Cut {
-    /// The life of the index.
-    life: u64,
-    /// Its last sequence then.
-    head: u64,
-}
-
 /// Takes a snapshot of these mounts.
 ///
 /// # Errors
@@ -81,8 +65,7 @@ pub(super) fn create(
     mounts: &[(String, Arc<ActorHandle>)],
     request: SnapshotRequest,
 ) -> Result<SnapshotReply, Refusal> {
-    let path = folder(&shared.state);
-    let taken = try_create(shared, &path, mounts, request);
+    let taken = try_create(shared, mounts, request);
     taken.map_err(|error| {
         let kind = match &error {
             SnapshotError::Repository(RepositoryError::Busy(_)) => RefusalKind::State,
@@ -93,44 +76,50 @@ pub(super) fn create(
     })
 }
 
-fn try_create(
+pub(super) fn try_create(
     shared: &Shared,
-    path: &Path,
     mounts: &[(String, Arc<ActorHandle>)],
     request: SnapshotRequest,
 ) -> Result<SnapshotReply, SnapshotError> {
     let begin = Instant::now();
-    Repository::create(path)?;
-    let repository = Repository::open(path)?;
+    let _turn = shared.backup.turn();
+    let repository = shared.backup.repository(&shared.state)?;
     let writer = Writer::begin(&repository)?;
-    let cuts_file = path.join("cuts");
-    let before = last(&repository, &cuts_file);
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let taken_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-    let mut cuts = Cuts::default();
-    let mut trees = Vec::new();
-    for (name, actor) in mounts {
-        let source = Source { name, actor };
-        let known = before
-            .as_ref()
-            .and_then(|(manifest, cuts)| Some((manifest.mount(name)?, *cuts.mounts.get(name)?)));
-        let (tree, cut) = source.take(&writer, known)?;
-        trees.push(tree);
-        cuts.mounts.insert(name.clone(), cut);
-    }
-    trees.sort_by(|a, b| a.name.cmp(&b.name));
+    let taken_ns = now_ns();
+    let trees = store(&writer, mounts)?;
     let by = shared.names().get(&shared.node).cloned().unwrap_or_default();
     let note = request.note.filter(|note| !note.is_empty());
     let manifest = Manifest { taken_ns, by, note, mounts: trees };
-    let added_bytes = writer.added();
     let id = writer.commit(&manifest)?;
-    cuts.snapshot = id.to_string();
-    let text = serde_json::to_vec(&cuts).unwrap_or_default();
-    if let Err(error) = std::fs::write(&cuts_file, text) {
-        let error = &error as &dyn std::error::Error;
-        tracing::warn!(error, "the next snapshot looks at everything");
+    if request.pin {
+        repository.pin(writer.lock(), id, true, taken_ns)?;
     }
+    let added_bytes = writer.added();
+    drop(writer);
+    shared.backup.wake(true);
     Ok(reply(id, &manifest, added_bytes, begin.elapsed()))
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Stores what is in these mounts now, and notes how far that goes. Gives their trees, ordered by name.
+pub(super) fn store(
+    writer: &Writer<'_>,
+    mounts: &[(String, Arc<ActorHandle>)],
+) -> Result<Vec<MountTree>, SnapshotError> {
+    let before = writer.repository().cuts();
+    let mut cuts = BTreeMap::new();
+    for (name, actor) in mounts {
+        let cut = Source { name, actor }.take(writer, before.get(name))?;
+        cuts.insert(name.clone(), cut);
+    }
+    writer.flush()?;
+    writer.repository().save_cuts(writer.lock(), &cuts)?;
+    Ok(cuts.into_values().map(|cut| cut.tree).collect())
 }
 
 fn reply(id: SnapshotId, manifest: &Manifest, added_bytes: u64, took: Duration) -> SnapshotReply {
@@ -154,11 +143,13 @@ fn reply(id: SnapshotId, manifest: &Manifest, added_bytes: u64, took: Duration) 
     }
 }
 
-/// The last snapshot of this node, with how far it has the indexes; nothing if that is not known.
-fn last(repository: &Repository, cuts: &Path) -> Option<(Manifest, Cuts)> {
-    let cuts: Cuts = serde_json::from_slice(&std::fs::read(cuts).ok()?).ok()?;
-    let manifest = repository.manifest(SnapshotId::parse(&cuts.snapshot)?).ok()?;
-    Some((manifest, cuts))
+/// A place in an index.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Of which life of it.
+    life: u64,
+    /// Its last sequence then.
+    head: u64,
 }
 
 /// A mount whose records and files are stored.
@@ -180,38 +171,35 @@ impl Source<'_> {
 
     /// What changed after a cut, and the cut that it leads to; no changes are told if they are too many, or
     /// of another life of the index.
-    fn changes(&self, after: Option<Cut>) -> Result<(Cut, Option<Vec<Record>>), SnapshotError> {
-        let from = after.map(|cut| Sequence(cut.head));
+    fn changes(&self, after: Option<Place>) -> Result<(Place, Option<Vec<Record>>), SnapshotError> {
+        let from = after.map(|place| Sequence(place.head));
         let most = CHANGES_MAX;
         let (life, head, records) = self
             .ask(|reply| Question::Since { after: from, most, reply })
             .map_err(|Closed| self.closed())?;
-        let cut = Cut { life: life.0, head: head.0 };
-        let same = after.is_some_and(|after| after.life == cut.life && after.head <= cut.head);
-        Ok((cut, records.filter(|_| same)))
+        let place = Place { life: life.0, head: head.0 };
+        let same = after.is_some_and(|after| after.life == place.life && after.head <= place.head);
+        Ok((place, records.filter(|_| same)))
     }
 
-    fn take(
-        &self,
-        writer: &Writer<'_>,
-        known: Option<(&MountTree, Cut)>,
-    ) -> Result<(MountTree, Cut), SnapshotError> {
-        let (mut cut, mut changes) = self.changes(known.map(|known| known.1))?;
-        let mut tree = match (known, changes.take()) {
-            (Some((before, _)), Some(changes)) => self.update(writer, before, changes)?,
+    fn take(&self, writer: &Writer<'_>, before: Option<&Cut>) -> Result<Cut, SnapshotError> {
+        let known = before.map(|cut| Place { life: cut.life, head: cut.head });
+        let (mut place, changes) = self.changes(known)?;
+        let mut tree = match (before, changes) {
+            (Some(before), Some(changes)) => self.update(writer, &before.tree, changes)?,
             _ => self.whole(writer)?.into_mount(self.name.to_owned()),
         };
         for _ in 0..PASSES_MAX {
-            let (next, changes) = self.changes(Some(cut))?;
+            let (next, changes) = self.changes(Some(place))?;
             match changes {
                 Some(changes) if changes.is_empty() => break,
                 Some(changes) => tree = self.update(writer, &tree, changes)?,
                 // Another life has begun: everything is looked at the next time.
                 None => break,
             }
-            cut = next;
+            place = next;
         }
-        Ok((tree, cut))
+        Ok(Cut { life: place.life, head: place.head, tree })
     }
 
     fn update(

@@ -59,6 +59,7 @@ impl Fixture {
             verifying: deep::Progress::default(),
             limits: expire::Limits::default(),
             recipes: delta::Recipes::default(),
+            backup: super::backup::Backup::default(),
             stopping: std::sync::atomic::AtomicBool::new(false),
         });
         let place = Place {

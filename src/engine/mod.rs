@@ -31,6 +31,8 @@ mod policy;
 mod problem;
 pub mod reconcile;
 mod remote;
+mod retention;
+mod schedule;
 pub mod session;
 mod share;
 mod slot;
@@ -54,6 +56,8 @@ pub use self::policy::{
 };
 pub use self::problem::Problem;
 use self::problem::Problems;
+pub use self::retention::{Candidate, Period, Reason, Retention, Tier, Verdict};
+pub use self::schedule::{SCHEDULE_BYTES_MAX, Schedule, ScheduleError};
 use self::slot::{Busy, Slot};
 use crate::model::{
     ContentId, Found, Lane, LinkGroup, NodeId, Record, RelPath, Sequence, Signature,

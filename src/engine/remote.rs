@@ -477,3 +477,6 @@ impl Engine {
         self.step(now, path);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::clock::Now;
 use super::{
     Announced, Class, ClassTable, Considered, Engine, Hint, HintKind, Input, Outcome, Output,
-    Pattern, Policy, Seen, Setup,
+    Policy, Seen, Setup,
 };
 use crate::model::{
     ContentId, Entry, Found, Kind, Lane, Meta, Mtime, NodeId, Record, RelPath, Sequence, Signature,
@@ -29,7 +29,7 @@ pub(super) fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
 }
 
-fn version(counter: u64, before: Option<&Version>) -> Version {
+pub(super) fn version(counter: u64, before: Option<&Version>) -> Version {
     Version::edit(Stamp { counter, node: PEER }, before)
 }
 
@@ -128,7 +128,7 @@ impl Story {
     }
 
     /// A peer removed the path.
-    fn removed(&mut self, text: &str, sequence: u64, after: Option<u64>) -> Vec<String> {
+    pub(super) fn removed(&mut self, text: &str, sequence: u64, after: Option<u64>) -> Vec<String> {
         let ours = self.ours(&path(text));
         let version = version(100 + sequence, ours.as_ref().map(|ours| &ours.version));
         let theirs = Record { path: path(text), entry: None, version };
@@ -489,36 +489,4 @@ fn what_the_journal_had_is_not_forgotten_before_it_was_looked_for() {
     story.engine.handle(story.now, Input::Announced(Box::new(older)));
     assert!(story.engine.poll_output().is_none(), "it is not finished");
     assert_eq!(["remove f"], *story.seen("f", Found::Absent));
-}
-
-#[test]
-fn a_removal_that_has_seen_more_since_it_was_begun_is_remembered_so() {
-    let mut story = Story::new(vec![file("f", 5)]);
-    let version = version(9, Some(&story.records[0].version));
-    let mut removal = Record { path: path("f"), entry: None, version };
-    assert_eq!(["apply f"], *story.announced(Lane::Normal, 1, None, removal.clone()));
-    let other = Stamp { counter: 4, node: NodeId(3) };
-    removal.version.vector.add(other);
-    assert!(story.announced(Lane::Forward, 2, None, removal).is_empty());
-    assert_eq!(["remove f", "remove f"], *story.applied("f", Outcome::Done(None)));
-    assert!(story.records[0].version.vector.contains(other));
-}
-
-#[test]
-fn a_directory_with_what_is_not_mirrored_does_not_wait_for_a_barrier_that_waits_for_it() {
-    let rules = vec![(Pattern::parse("*.bar").unwrap(), Class::Barrier)];
-    let policy = Policy::new(rules, ClassTable::default()).unwrap();
-    let mut story = Story::with(vec![live("d", Kind::Dir, 1)], policy, Vec::new());
-    for lane in Lane::ALL {
-        story.tell(Input::Progress { peer: PEER, lane, sequence: Sequence(5) });
-    }
-    assert_eq!(["apply d"], *story.removed("d", 5, Some(5)));
-    assert!(story.announced(Lane::Release, 6, Some(6), file("d/x.bar", 6)).is_empty());
-    for lane in Lane::ALL {
-        story.tell(Input::Progress { peer: PEER, lane, sequence: Sequence(9) });
-    }
-    assert_eq!(["list d"], *story.applied("d", Outcome::NotEmpty));
-    assert_eq!(["apply d"], *story.tell(Input::Listed(path("d"))));
-    assert_eq!(["list d"], *story.applied("d", Outcome::NotEmpty));
-    assert_eq!(["keep d", "fetch d/x.bar"], *story.tell(Input::Listed(path("d"))));
 }

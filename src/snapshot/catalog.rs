@@ -122,6 +122,26 @@ impl Catalog {
         transaction.commit()
     }
 
+    /// What a known pack has is had from there from now on.
+    pub(super) fn move_to(
+        &mut self,
+        pack: &PackName,
+        records: impl IntoIterator<Item = (Kind, ObjectId, u64, u64)>,
+    ) -> rusqlite::Result<()> {
+        let transaction = self.db.transaction()?;
+        {
+            let sql = "INSERT OR REPLACE INTO objects (id, kind, pack, offset, stored) \
+                       SELECT ?1, ?2, number, ?4, ?5 FROM packs WHERE name = ?3";
+            let mut statement = transaction.prepare_cached(sql)?;
+            for (kind, id, offset, stored) in records {
+                let (offset, stored) = (offset.cast_signed(), stored.cast_signed());
+                let pack = pack.as_slice();
+                statement.execute((id.0.as_slice(), kind.number(), pack, offset, stored))?;
+            }
+        }
+        transaction.commit()
+    }
+
     /// The pack is gone. What was in it may be in others: those are to be added again.
     pub(super) fn forget(&mut self, pack: &PackName) -> rusqlite::Result<()> {
         let transaction = self.db.transaction()?;
@@ -143,15 +163,18 @@ impl Catalog {
         place.optional()
     }
 
-    /// What is in a pack, and where.
-    pub(super) fn of_pack(&self, pack: &PackName) -> rusqlite::Result<Vec<(Kind, ObjectId, u64)>> {
-        let sql = "SELECT kind, id, offset FROM objects JOIN packs ON packs.number = objects.pack \
+    /// What is in a pack: kind, id, offset and stored bytes of each object that is had from there.
+    pub(super) fn of_pack(
+        &self,
+        pack: &PackName,
+    ) -> rusqlite::Result<Vec<(Kind, ObjectId, u64, u64)>> {
+        let sql = "SELECT kind, id, offset, stored FROM objects JOIN packs ON packs.number = objects.pack \
                    WHERE packs.name = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map([pack.as_slice()], |row| {
-            let (kind, offset) = (row.get(0).map(Kind::of)?, row.get::<_, i64>(2)?);
-            let kind = kind.ok_or(rusqlite::Error::InvalidQuery)?;
-            Ok((kind, ObjectId(row.get(1)?), offset.cast_unsigned()))
+            let kind = row.get(0).map(Kind::of)?.ok_or(rusqlite::Error::InvalidQuery)?;
+            let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+            Ok((kind, ObjectId(row.get(1)?), number(2)?, number(3)?))
         })?;
         rows.collect()
     }

@@ -74,6 +74,14 @@ impl Manifest {
         self.mounts.iter().all(|mount| mount.changing.is_empty())
     }
 
+    /// Whether it is worth to be kept as what a shop is restored from: all of it, or all but one part in a
+    /// hundred, was stored as it was.
+    #[must_use]
+    pub fn is_restorable(&self) -> bool {
+        let changing: usize = self.mounts.iter().map(|mount| mount.changing.len()).sum();
+        u64::try_from(changing).is_ok_and(|changing| changing * 100 <= self.size().0)
+    }
+
     /// Files and links, and bytes of files, of all mounts.
     #[must_use]
     pub fn size(&self) -> (u64, u64) {

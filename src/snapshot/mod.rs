@@ -6,7 +6,13 @@
 //! listed can be restored. Nothing here knows of the daemon, the index or peers.
 
 mod catalog;
+mod collect;
+mod cuts;
+mod files;
+mod in_place;
+mod keep;
 mod manifest;
+mod mark;
 mod object;
 mod pack;
 mod repository;
@@ -16,12 +22,16 @@ mod tree;
 mod walk;
 mod writer;
 
+pub use collect::{Collected, UNDELETE_FOR};
+pub use cuts::Cut;
+pub use keep::KeepError;
 pub use manifest::{Manifest, MountTree, SnapshotId};
+pub use mark::Mark;
 pub use object::{Kind, OBJECT_BYTES_MAX, ObjectId, WHOLE_BYTES_MAX};
 pub use pack::ReadError;
 pub use repository::{Lock, Objects, Repository, RepositoryError};
-pub use restore::{RestoreError, Restored, restore};
+pub use restore::{Change, Choice, InPlace, RestoreError, Restored, restore};
 pub use take::{Contents, TakeError, Taken, take, take_changes};
-pub use tree::{FormatError, Item, Node, Stored, TreeRef};
-pub use walk::{Fault, entries, find, verify_tree};
+pub use tree::{FormatError, Item, Node, Stored, TreeRef, decode_pieces};
+pub use walk::{Fault, entries, find, pages, verify_tree};
 pub use writer::Writer;

@@ -110,6 +110,19 @@ impl Encoded {
         head.check = head.check_of(&bytes);
         Ok(Self { head, bytes })
     }
+
+    /// The record at `offset`, as it is stored.
+    pub(super) fn copied(file: &File, offset: u64) -> io::Result<Self> {
+        let mut head = [0; HEAD_BYTES];
+        file.read_exact_at(&mut head, offset)?;
+        let head = Head::parse(&head).ok_or(io::ErrorKind::InvalidData)?;
+        let mut bytes = vec![0; head.stored as usize];
+        file.read_exact_at(&mut bytes, offset + HEAD_BYTES as u64)?;
+        if head.check_of(&bytes) != head.check {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(Self { head, bytes })
+    }
 }
 
 impl Head {

@@ -8,14 +8,18 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::catalog::{Catalog, PackName, Place};
+use super::files::{
+    FIRST_LINE, FORMAT, TMP, check_format, failed, sync_folder, temporary, write_once,
+};
 use super::manifest::{MANIFEST_BYTES_MAX, Manifest, SnapshotId};
 use super::object::{Kind, ObjectId};
 use super::pack::{self, ReadError};
@@ -24,12 +28,17 @@ use super::tree::FormatError;
 #[cfg(test)]
 mod tests;
 
-const FORMAT: &str = "format";
 const PACKS: &str = "packs";
-const SNAPSHOTS: &str = "snapshots";
-const TMP: &str = "tmp";
-const FOLDERS: [&str; 5] = [PACKS, SNAPSHOTS, "removed", "quarantine", TMP];
-const FIRST_LINE: &str = "trefoil repository 1";
+pub(super) const SNAPSHOTS: &str = "snapshots";
+pub(super) const REMOVED: &str = "removed";
+pub(super) const MARKS: &str = "marks";
+const FOLDERS: [&str; 6] = [PACKS, SNAPSHOTS, REMOVED, MARKS, "quarantine", TMP];
+
+/// How long a command waits for another one to end.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+/// How often it looks.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
 
 /// Packs that are kept open.
 const OPEN_PACKS: usize = 32;
@@ -90,11 +99,6 @@ pub enum RepositoryError {
     /// There is no repository.
     #[error("{0} is no repository: it has no file `format`")]
     None(PathBuf),
-}
-
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RepositoryError {
-    let path = path.to_owned();
-    move |source| RepositoryError::Io { doing, path, source }
 }
 
 /// A repository that can be read.
@@ -196,7 +200,23 @@ impl Repository {
         Ok(Lock(file))
     }
 
-    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+    /// The same, after waiting a while for whoever has it.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Busy`], [`RepositoryError::Io`].
+    pub fn wait_lock(&self) -> Result<Lock, RepositoryError> {
+        let until = Instant::now() + LOCK_WAIT;
+        loop {
+            match self.lock() {
+                Err(RepositoryError::Busy(_)) if Instant::now() < until => {
+                    std::thread::sleep(LOCK_LOOK);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -280,12 +300,8 @@ impl Repository {
     pub fn snapshots(
         &self,
     ) -> Result<(Vec<(SnapshotId, Manifest)>, Vec<RepositoryError>), RepositoryError> {
-        let folder = self.path.join(SNAPSHOTS);
         let (mut found, mut wrong) = (Vec::new(), Vec::new());
-        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
-            let entry = entry.map_err(failed("list", &folder))?;
-            let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(SnapshotId::parse) else { continue };
+        for id in self.ids_in(SNAPSHOTS)? {
             match self.manifest(id) {
                 Ok(manifest) => found.push((id, manifest)),
                 Err(error) => wrong.push(error),
@@ -295,12 +311,38 @@ impl Repository {
         Ok((found, wrong))
     }
 
+    /// The files in a folder that are named by a snapshot's id. Repositories of before have no folder for
+    /// marks.
+    pub(super) fn ids_in(&self, folder: &str) -> Result<BTreeSet<SnapshotId>, RepositoryError> {
+        let folder = self.path.join(folder);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(failed("list", &folder)(error)),
+        };
+        let mut found = BTreeSet::new();
+        for entry in entries {
+            let name = entry.map_err(failed("list", &folder))?.file_name();
+            found.extend(name.to_str().and_then(SnapshotId::parse));
+        }
+        Ok(found)
+    }
+
     /// A snapshot's manifest.
     ///
     /// # Errors
     /// [`RepositoryError`].
     pub fn manifest(&self, id: SnapshotId) -> Result<Manifest, RepositoryError> {
-        let path = self.path.join(SNAPSHOTS).join(id.to_string());
+        self.manifest_in(SNAPSHOTS, id)
+    }
+
+    /// The manifest of a snapshot that is there, or was removed.
+    pub(super) fn manifest_in(
+        &self,
+        folder: &str,
+        id: SnapshotId,
+    ) -> Result<Manifest, RepositoryError> {
+        let path = self.path.join(folder).join(id.to_string());
         let name = || path.display().to_string();
         let file = File::open(&path).map_err(failed("open", &path))?;
         let mut text = String::new();
@@ -312,6 +354,13 @@ impl Repository {
             return Err(RepositoryError::Format { name: name(), source });
         }
         Ok(manifest)
+    }
+
+    /// When the folders last changed that tell which snapshots there are.
+    #[must_use]
+    pub fn changed(&self) -> Vec<Option<std::time::SystemTime>> {
+        let changed = |name| self.path.join(name).metadata().ok()?.modified().ok();
+        [SNAPSHOTS, REMOVED, MARKS].into_iter().map(changed).collect()
     }
 
     /// A file to write to, which nobody sees.
@@ -338,6 +387,41 @@ impl Repository {
         let record = |(head, at): &(pack::Head, u64)| (head.kind, head.id, *at, head.length());
         self.catalog().add(name, records.iter().map(record))?;
         Ok(())
+    }
+
+    /// The same of a pack with objects of others, which are to be had there from now on.
+    pub(super) fn replace_pack(
+        &self,
+        _lock: &Lock,
+        from: &Path,
+        name: &PackName,
+        records: &[(pack::Head, u64)],
+    ) -> Result<(), RepositoryError> {
+        self.add_pack(from, name, records)?;
+        let record = |(head, at): &(pack::Head, u64)| (head.kind, head.id, *at, head.length());
+        Ok(self.catalog().move_to(name, records.iter().map(record))?)
+    }
+
+    /// Removes a pack of which nothing is needed.
+    pub(super) fn drop_pack(&self, _lock: &Lock, name: &PackName) -> Result<(), RepositoryError> {
+        self.catalog().forget(name)?;
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(open, _)| open != name);
+        let path = self.pack_path(name);
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        sync_folder(path.parent().expect("in a folder of its own"))
+    }
+
+    /// Writes a file that may be there.
+    pub(super) fn replace(
+        &self,
+        _lock: &Lock,
+        bytes: &[u8],
+        to: &Path,
+    ) -> Result<(), RepositoryError> {
+        let folder = to.parent().expect("in a folder");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(failed("make", folder))?;
+        write_once(&self.path, bytes, to)
     }
 
     /// The commit: everything that the manifest needs is durable already.
@@ -374,7 +458,8 @@ impl Repository {
             let sound: HashMap<_, _> =
                 scanned.records.iter().map(|(head, at)| ((head.kind, head.id), *at)).collect();
             let known = self.catalog().of_pack(&name)?;
-            let lost = known.iter().filter(|(kind, id, at)| sound.get(&(*kind, *id)) != Some(at));
+            let lost =
+                known.iter().filter(|(kind, id, at, _)| sound.get(&(*kind, *id)) != Some(at));
             let lost = lost.count();
             if lost > 0 || !scanned.damaged.is_empty() {
                 damaged.push((path, lost));
@@ -386,64 +471,22 @@ impl Repository {
 
 impl Objects for Repository {
     fn get(&self, kind: Kind, id: ObjectId) -> Result<Vec<u8>, RepositoryError> {
-        let place = self.catalog().find(kind, id)?;
-        let Some(Place { pack, offset, .. }) = place else {
-            return Err(RepositoryError::Missing { kind, id });
+        let find = || self.catalog().find(kind, id)?.ok_or(RepositoryError::Missing { kind, id });
+        let Place { mut pack, mut offset, .. } = find()?;
+        let file = match self.pack(&pack) {
+            Err(RepositoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                // Its pack was written anew, or somebody has taken it away.
+                self.take_in_packs()?;
+                Place { pack, offset, .. } = find()?;
+                self.pack(&pack)?
+            }
+            other => other?,
         };
-        pack::read(&*self.pack(&pack)?, offset, (kind, id)).map_err(|error| match error {
+        pack::read(&file, offset, (kind, id)).map_err(|error| match error {
             ReadError::Damaged(reason) => {
                 RepositoryError::Damaged { kind, id, pack: self.pack_path(&pack), reason }
             }
             ReadError::Io(source) => failed("read", &self.pack_path(&pack))(source),
         })
     }
-}
-
-fn check_format(path: &Path) -> Result<(), RepositoryError> {
-    let format = path.join(FORMAT);
-    let text = match fs::read_to_string(&format) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(RepositoryError::None(path.to_owned()));
-        }
-        Err(error) => return Err(failed("read", &format)(error)),
-    };
-    let mut lines = text.lines();
-    match lines.next() {
-        Some(FIRST_LINE) => {}
-        Some(line) if line.starts_with("trefoil repository ") => {
-            return Err(RepositoryError::Newer(path.to_owned(), line.to_owned()));
-        }
-        _ => return Err(RepositoryError::None(path.to_owned())),
-    }
-    let needs = lines.find_map(|line| line.strip_prefix("needs")).unwrap_or(" nothing is said");
-    match needs {
-        "" => Ok(()),
-        features => Err(RepositoryError::Newer(path.to_owned(), features.trim().to_owned())),
-    }
-}
-
-fn temporary(repository: &Path) -> Result<(PathBuf, File), RepositoryError> {
-    let tmp = repository.join(TMP);
-    let random = getrandom::u64()
-        .map_err(|error| failed("get random numbers for", &tmp)(io::Error::other(error)))?;
-    let path = tmp.join(format!("{random:016x}"));
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.map_err(failed("make", &path))?;
-    Ok((path, file))
-}
-
-/// Makes a file durable, then shows it under its name.
-fn write_once(repository: &Path, bytes: &[u8], to: &Path) -> Result<(), RepositoryError> {
-    let (path, mut file) = temporary(repository)?;
-    file.write_all(bytes).map_err(failed("write", &path))?;
-    file.sync_all().map_err(failed("sync", &path))?;
-    fs::rename(&path, to).map_err(failed("rename to", to))?;
-    sync_folder(to.parent().expect("in a folder"))
-}
-
-fn sync_folder(path: &Path) -> Result<(), RepositoryError> {
-    let synced = File::open(path).and_then(|folder| folder.sync_all());
-    synced.map_err(failed("sync", path))
 }

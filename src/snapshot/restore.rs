@@ -1,14 +1,16 @@
 //! Putting a snapshot's tree back into a directory.
 //!
 //! In: a tree, a directory, and which paths of it. Out: files that are what the snapshot says, or errors that
-//! name them. It must never delete anything, follow a symbolic link, or show half a file: each is made under
-//! a name of its own and renamed. Run again after it was cut off, it goes on: what is there already is left.
+//! name them. It must never follow a symbolic link, or show half a file: each is made under a name of its own
+//! and renamed. It deletes nothing unless it is told to, and then only below the paths that were chosen. Run
+//! again after it was cut off, it goes on: what is there already is left.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -16,6 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::in_place::There;
 use super::object::{Kind, ObjectId};
 use super::repository::{Objects as _, Repository, RepositoryError};
 use super::tree::{Item, Node, Stored, TreeRef};
@@ -53,29 +56,91 @@ pub enum RestoreError {
     #[error("its pieces do not make up the content that it had")]
     Content,
     /// Something of another type is in its place.
-    #[error("something else is in its place: move it away, or restore to another directory")]
+    #[error(
+        "something else is in its place: move it away, restore to another directory, or, in place, say --delete"
+    )]
     InTheWay,
 }
 
-fn failed(doing: &'static str) -> impl FnOnce(Errno) -> RestoreError {
+pub(super) fn failed(doing: &'static str) -> impl FnOnce(Errno) -> RestoreError {
     move |errno| RestoreError::Io { doing, source: errno.into() }
 }
 
 /// What was restored.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Files and links that were made.
-    pub files: u64,
+    /// Files and links that were made where nothing was.
+    pub made: u64,
+    /// Files and links that took the place of others.
+    pub replaced: u64,
+    /// Files that got mode, owner or times back.
+    pub touched: u64,
+    /// What was deleted, as the snapshot does not have it.
+    pub deleted: u64,
     /// Bytes of files that were written.
     pub bytes: u64,
     /// Files and links that were there as they should be.
     pub unchanged: u64,
+    /// What is there and not in the snapshot, and was left.
+    pub extra: u64,
+    /// Files that were left because they are newer than the snapshot.
+    pub newer: u64,
+    /// Files that were left because nobody has named them.
+    pub left: u64,
     /// What could not be restored, each with its path.
     pub failed: Vec<(RelPath, RestoreError)>,
 }
 
-/// Puts the tree of a mount into a directory, which is made if it is not there: all of it, or what is at and
-/// below `only`. `each` is told of the bytes of each file that is done.
+impl Restored {
+    /// Files and links that were made.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.made + self.replaced
+    }
+}
+
+/// What happens to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is made where nothing is.
+    Made,
+    /// It takes the place of another file.
+    Replaced,
+    /// It gets its mode, owner and times back.
+    Touched,
+    /// It is deleted.
+    Deleted,
+    /// It is not in the snapshot, and is left.
+    Extra,
+}
+
+/// How a directory that is in use gets back what it had.
+pub struct InPlace<'a> {
+    /// A directory on the same file system, outside of what people see, where files are made.
+    pub stage: &'a Path,
+    /// What the snapshot does not have is deleted.
+    pub delete: bool,
+    /// A file that was changed after this moment (nanoseconds since 1970) is left.
+    pub keep_newer_than: Option<u64>,
+    /// Files are read to see whether they are what they should be, even if size and time say so.
+    pub read: bool,
+    /// Paths that are never touched.
+    pub leave: &'a dyn Fn(&RelPath) -> bool,
+}
+
+/// Which part of a tree is restored, and how.
+#[derive(Default)]
+pub struct Choice<'a> {
+    /// What is at and below these; everything, if there are none.
+    pub only: &'a [RelPath],
+    /// The directory is in use.
+    pub in_place: Option<InPlace<'a>>,
+    /// Nothing is changed: it is only told what would be.
+    pub dry: bool,
+}
+
+/// Puts the tree of a mount into a directory, which is made if it is not there. `each` is told of
+/// everything that is changed, with the bytes that are written for it.
 ///
 /// # Errors
 /// The directory cannot be used; what concerns one entry is in [`Restored::failed`].
@@ -83,95 +148,150 @@ pub fn restore(
     repository: &Repository,
     root: TreeRef,
     to: &Path,
-    only: &[RelPath],
-    each: &mut dyn FnMut(u64),
+    choice: &Choice<'_>,
+    each: &mut dyn FnMut(&RelPath, Change, u64),
 ) -> Result<Restored, (PathBuf, RestoreError)> {
     let named = |error| (to.to_owned(), error);
-    match rustix::fs::mkdir(to, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(named(failed("make the directory")(error))),
+    if !choice.dry {
+        match rustix::fs::mkdir(to, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(named(failed("make the directory")(error))),
+        }
     }
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let dir = openat(CWD, to, flags, Mode::empty());
     let dir = dir.map_err(failed("open the directory")).map_err(named)?;
+    let stage = match &choice.in_place {
+        Some(InPlace { stage, .. }) if !choice.dry => {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(stage);
+            let at = |error| (stage.to_path_buf(), error);
+            made.map_err(|source| RestoreError::Io { doing: "make the directory", source })
+                .map_err(at)?;
+            let dir = openat(CWD, *stage, flags, Mode::empty());
+            Some(dir.map_err(failed("open the directory")).map_err(at)?)
+        }
+        _ => None,
+    };
     let privileged = rustix::process::geteuid().is_root();
     let done = Restored::default();
     let links = HashMap::new();
-    let mut job = Job { repository, root: dir, privileged, only, done, links, each };
-    job.dir(&RelPath::root(), root);
+    let mut job = Job { repository, root: dir, stage, privileged, choice, done, links, each };
+    job.dir(&RelPath::root(), root, true);
     Ok(job.done)
 }
 
-struct Job<'a> {
-    repository: &'a Repository,
-    root: OwnedFd,
-    privileged: bool,
-    only: &'a [RelPath],
-    done: Restored,
+pub(super) struct Job<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) root: OwnedFd,
+    /// Where files are made, if not where they are to be.
+    pub(super) stage: Option<OwnedFd>,
+    pub(super) privileged: bool,
+    pub(super) choice: &'a Choice<'a>,
+    pub(super) done: Restored,
     /// Where the first name of each group of hard links is.
-    links: HashMap<LinkGroup, RelPath>,
-    each: &'a mut dyn FnMut(u64),
+    pub(super) links: HashMap<LinkGroup, RelPath>,
+    pub(super) each: &'a mut dyn FnMut(&RelPath, Change, u64),
 }
 
 impl Job<'_> {
     /// Whether the path, or something below it, is to be restored.
     fn is_on_the_way(&self, path: &RelPath) -> bool {
-        self.is_wanted(path) || self.only.iter().any(|only| only.is_below(path))
+        self.is_wanted(path) || self.choice.only.iter().any(|only| only.is_below(path))
     }
 
-    fn is_wanted(&self, path: &RelPath) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == path || path.is_below(only))
+    pub(super) fn is_wanted(&self, path: &RelPath) -> bool {
+        let only = self.choice.only;
+        only.is_empty() || only.iter().any(|only| only == path || path.is_below(only))
     }
 
-    /// What is in a directory that is there.
-    fn dir(&mut self, path: &RelPath, tree: TreeRef) {
+    pub(super) fn is_left(&self, path: &RelPath) -> bool {
+        self.choice.in_place.as_ref().is_some_and(|how| (how.leave)(path))
+    }
+
+    /// What is in a directory, which is there unless nothing is to be changed.
+    fn dir(&mut self, path: &RelPath, tree: TreeRef, exists: bool) {
         let nodes = match walk::entries(self.repository, tree) {
             Ok(nodes) => nodes,
             Err(error) => return self.fail(path, error.into()),
         };
-        let handle = match self.open_dir(path) {
+        let handle = match exists.then(|| self.open_dir(path)).transpose() {
             Ok(handle) => handle,
             Err(error) => return self.fail(path, error),
         };
+        if let (Some(handle), true) = (&handle, self.is_wanted(path)) {
+            self.extra(handle, path, &nodes);
+        }
         for node in nodes {
             let Ok(below) = path.join(&node.name) else { continue };
             if !self.is_on_the_way(&below) {
                 continue;
             }
-            let (name, meta) = (node.name.clone(), node.meta.clone());
-            if let Item::Dir(tree) = node.item {
-                match self.make_dir(&handle, &name) {
-                    Ok(()) => {
-                        self.dir(&below, tree);
-                        // Its time moved with what was made in it.
-                        if self.is_wanted(&below)
-                            && let Err(error) = self.finish_dir(&handle, &name, &meta)
-                        {
-                            self.fail(&below, error);
-                        }
-                    }
-                    Err(error) => self.fail(&below, error),
-                }
-            } else if let Err(error) = self.file(&handle, &below, &node) {
+            if self.is_left(&below) {
+                self.done.left += 1;
+                continue;
+            }
+            let done = match node.item {
+                Item::Dir(tree) => self.dir_below(handle.as_ref(), &below, &node, tree),
+                _ => self.file(handle.as_ref(), &below, &node),
+            };
+            if let Err(error) = done {
                 self.fail(&below, error);
             }
         }
     }
 
-    fn fail(&mut self, path: &RelPath, error: RestoreError) {
+    fn dir_below(
+        &mut self,
+        at: Option<&OwnedFd>,
+        path: &RelPath,
+        node: &Node,
+        tree: TreeRef,
+    ) -> Result<(), RestoreError> {
+        let exists = match at {
+            Some(at) if !self.choice.dry => {
+                self.make_dir(at, path, &node.name)?;
+                true
+            }
+            Some(at) => match statat(at, &*node.name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => is(&stat, rustix::fs::FileType::Directory),
+                Err(Errno::NOENT) => false,
+                Err(error) => return Err(failed("look at the directory")(error)),
+            },
+            None => false,
+        };
+        self.dir(path, tree, exists);
+        match at {
+            // Its time moved with what was made in it.
+            Some(at) if self.is_wanted(path) && !self.choice.dry => {
+                self.finish_dir(at, &node.name, &node.meta)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn fail(&mut self, path: &RelPath, error: RestoreError) {
         self.done.failed.push((path.clone(), error));
     }
 
     /// Whatever somebody has planted on the way is not followed.
-    fn open_dir(&self, path: &RelPath) -> Result<OwnedFd, RestoreError> {
+    pub(super) fn open_dir(&self, path: &RelPath) -> Result<OwnedFd, RestoreError> {
         Ok(disk::walk::open_dir_readable(&self.root, path.as_bytes())?)
     }
 
-    fn make_dir(&self, at: &OwnedFd, name: &[u8]) -> Result<(), RestoreError> {
+    fn make_dir(&mut self, at: &OwnedFd, path: &RelPath, name: &[u8]) -> Result<(), RestoreError> {
         match mkdirat(at, name, Mode::from_raw_mode(0o700)) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if is(&stat, rustix::fs::FileType::Directory) => Ok(()),
+                Ok(_) if self.choice.in_place.is_some() => {
+                    unlinkat(at, name, AtFlags::empty())
+                        .map_err(failed("take the file away that is in its place"))?;
+                    let made = mkdirat(at, name, Mode::from_raw_mode(0o700));
+                    made.map_err(failed("make the directory"))?;
+                    self.done.replaced += 1;
+                    (self.each)(path, Change::Replaced, 0);
+                    Ok(())
+                }
                 Ok(_) => Err(RestoreError::InTheWay),
                 Err(error) => Err(failed("look at the directory")(error)),
             },
@@ -182,28 +302,72 @@ impl Job<'_> {
     fn finish_dir(&self, at: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), RestoreError> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         let dir = openat(at, name, flags, Mode::empty()).map_err(failed("open the directory"))?;
+        let stat = rustix::fs::fstat(&dir).map_err(failed("look at the directory"))?;
+        let same = stat.st_mode & 0o7777 == meta.mode
+            && stat.st_mtime == meta.mtime.secs
+            && stat.st_mtime_nsec == u64::from(meta.mtime.nanos)
+            && (stat.st_uid, stat.st_gid) == (meta.uid, meta.gid);
+        if same && self.choice.in_place.is_some() {
+            return Ok(());
+        }
         Ok(metadata::set(dir.as_fd(), meta, false, self.privileged)?)
     }
 
-    fn file(&mut self, at: &OwnedFd, path: &RelPath, node: &Node) -> Result<(), RestoreError> {
-        if self.is_there(at, node)? {
-            self.note_link(path, node);
-            self.done.unchanged += 1;
-            return Ok(());
-        }
-        match &node.item {
-            Item::Symlink { target } => self.symlink(at, node, target)?,
-            Item::File { size, content, stored, sparse, group } => {
+    fn file(
+        &mut self,
+        at: Option<&OwnedFd>,
+        path: &RelPath,
+        node: &Node,
+    ) -> Result<(), RestoreError> {
+        let there = match at {
+            Some(at) => self.there(at, node)?,
+            None => There::Nothing,
+        };
+        let change = match there {
+            There::Same => {
+                self.note_link(path, node);
+                self.done.unchanged += 1;
+                return Ok(());
+            }
+            There::Newer => {
+                self.done.newer += 1;
+                return Ok(());
+            }
+            There::Dir => {
+                self.clear(at, path)?;
+                Change::Replaced
+            }
+            There::Nothing => Change::Made,
+            There::Touched => Change::Touched,
+            There::Other => Change::Replaced,
+        };
+        let mut bytes = 0;
+        match (&node.item, at.filter(|_| !self.choice.dry)) {
+            (_, Some(at)) if change == Change::Touched => {
+                let flags = OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+                let file = openat(at, &*node.name, flags, Mode::empty());
+                let file = file.map_err(failed("open the file"))?;
+                metadata::set(file.as_fd(), &node.meta, true, self.privileged)?;
+                self.note_link(path, node);
+            }
+            (Item::Symlink { target }, Some(at)) => self.symlink(at, node, target)?,
+            (Item::File { size, content, stored, sparse, group }, Some(at)) => {
                 if !self.link(at, node, *group)? {
                     self.write(at, node, (*content, *size), *stored, *sparse)?;
-                    self.done.bytes += size;
-                    (self.each)(*size);
+                    bytes = *size;
                 }
                 self.note_link(path, node);
             }
-            Item::Dir(_) => {}
+            (Item::File { size, .. }, None) if change != Change::Touched => bytes = *size,
+            _ => {}
         }
-        self.done.files += 1;
+        self.done.bytes += bytes;
+        match change {
+            Change::Made => self.done.made += 1,
+            Change::Touched => self.done.touched += 1,
+            _ => self.done.replaced += 1,
+        }
+        (self.each)(path, change, bytes);
         Ok(())
     }
 
@@ -213,38 +377,15 @@ impl Job<'_> {
         }
     }
 
-    /// Whether what is there is what should be, as far as `stat` tells: then a run before this one made it.
-    fn is_there(&self, at: &OwnedFd, node: &Node) -> Result<bool, RestoreError> {
-        let stat = match statat(at, &*node.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(false),
-            Err(error) => return Err(failed("look at what is there")(error)),
-        };
-        let mtime = node.meta.mtime;
-        let same_time = stat.st_mtime == mtime.secs && u64::from(mtime.nanos) == stat.st_mtime_nsec;
-        let same_mode = stat.st_mode & 0o7777 == node.meta.mode;
-        match &node.item {
-            _ if is(&stat, rustix::fs::FileType::Directory) => Err(RestoreError::InTheWay),
-            Item::File { size, group, .. } => Ok(is(&stat, rustix::fs::FileType::RegularFile)
-                && u64::try_from(stat.st_size) == Ok(*size)
-                && same_time
-                && same_mode
-                && group.is_none_or(|group| !self.links.contains_key(&group))),
-            Item::Symlink { target } => {
-                let found = rustix::fs::readlinkat(at, &*node.name, Vec::new());
-                Ok(same_time && found.is_ok_and(|found| found.as_bytes() == &**target))
-            }
-            Item::Dir(_) => Ok(false),
-        }
-    }
-
     fn symlink(&self, at: &OwnedFd, node: &Node, target: &[u8]) -> Result<(), RestoreError> {
-        remove_temporary(at)?;
-        symlinkat(target, at, TEMPORARY).map_err(failed("make the link"))?;
+        let stage = self.stage.as_ref().unwrap_or(at);
+        remove_temporary(stage)?;
+        symlinkat(target, stage, TEMPORARY).map_err(failed("make the link"))?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let link = openat(at, TEMPORARY, flags, Mode::empty()).map_err(failed("open the link"))?;
+        let link =
+            openat(stage, TEMPORARY, flags, Mode::empty()).map_err(failed("open the link"))?;
         metadata::set(link.as_fd(), &node.meta, true, self.privileged)?;
-        show(at, node)
+        show(stage, at, node)
     }
 
     /// Makes another name of a file of the same group, if one is there already.
@@ -256,9 +397,10 @@ impl Job<'_> {
     ) -> Result<bool, RestoreError> {
         let Some(first) = group.and_then(|group| self.links.get(&group)) else { return Ok(false) };
         let dir = self.open_dir(&first.parent().unwrap_or_else(RelPath::root))?;
-        remove_temporary(at)?;
-        match linkat(&dir, first.name(), at, TEMPORARY, AtFlags::empty()) {
-            Ok(()) => show(at, node).map(|()| true),
+        let stage = self.stage.as_ref().unwrap_or(at);
+        remove_temporary(stage)?;
+        match linkat(&dir, first.name(), stage, TEMPORARY, AtFlags::empty()) {
+            Ok(()) => show(stage, at, node).map(|()| true),
             // Too many links, or none at all on this file system.
             Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => Ok(false),
             Err(error) => Err(failed("make another name of the file")(error)),
@@ -273,9 +415,10 @@ impl Job<'_> {
         stored: Stored,
         sparse: bool,
     ) -> Result<(), RestoreError> {
-        remove_temporary(at)?;
+        let stage = self.stage.as_ref().unwrap_or(at);
+        remove_temporary(stage)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = openat(at, TEMPORARY, flags, Mode::from_raw_mode(0o600));
+        let file = openat(stage, TEMPORARY, flags, Mode::from_raw_mode(0o600));
         let file = file.map_err(failed("make the file"))?;
         match stored {
             Stored::Empty => {}
@@ -289,7 +432,7 @@ impl Job<'_> {
             copy::set_size(&file, size)?;
         }
         metadata::set(file.as_fd(), &node.meta, true, self.privileged)?;
-        show(at, node)
+        show(stage, at, node)
     }
 
     fn write_pieces(
@@ -314,7 +457,7 @@ impl Job<'_> {
     }
 }
 
-fn is(stat: &rustix::fs::Stat, kind: rustix::fs::FileType) -> bool {
+pub(super) fn is(stat: &rustix::fs::Stat, kind: rustix::fs::FileType) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode) == kind
 }
 
@@ -325,8 +468,8 @@ fn remove_temporary(at: &OwnedFd) -> Result<(), RestoreError> {
     }
 }
 
-fn show(at: &OwnedFd, node: &Node) -> Result<(), RestoreError> {
-    renameat(at, TEMPORARY, at, &*node.name).map_err(failed("rename the file to its name"))?;
+fn show(stage: &OwnedFd, at: &OwnedFd, node: &Node) -> Result<(), RestoreError> {
+    renameat(stage, TEMPORARY, at, &*node.name).map_err(failed("rename the file to its name"))?;
     // Of two names of one file neither is renamed.
-    remove_temporary(at)
+    remove_temporary(stage)
 }

@@ -284,7 +284,7 @@ pub(super) fn encode_pieces(pieces: &[(u32, ObjectId)]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`FormatError`].
-pub(super) fn decode_pieces(bytes: &[u8], size: u64) -> Result<Vec<(u32, ObjectId)>, FormatError> {
+pub fn decode_pieces(bytes: &[u8], size: u64) -> Result<Vec<(u32, ObjectId)>, FormatError> {
     let (pieces, rest) = bytes.as_chunks::<36>();
     let decode = |piece: &[u8; 36]| {
         let (length, id) = piece.split_first_chunk().expect("36 bytes");

@@ -28,7 +28,11 @@ pub fn entries(repository: &dyn Objects, dir: TreeRef) -> Result<Vec<Node>, Repo
     Ok(nodes)
 }
 
-fn pages(repository: &dyn Objects, dir: TreeRef) -> Result<Vec<ObjectId>, RepositoryError> {
+/// The pages of a directory, in order.
+///
+/// # Errors
+/// [`RepositoryError`].
+pub fn pages(repository: &dyn Objects, dir: TreeRef) -> Result<Vec<ObjectId>, RepositoryError> {
     if dir.kind != Kind::Index {
         return Ok(vec![dir.id]);
     }
@@ -93,6 +97,57 @@ pub(super) fn dir(
         Item::Dir(tree) => Some(tree),
         _ => None,
     }))
+}
+
+/// Names an object in a set: half of its id, which tells as many apart as there will ever be.
+pub(super) type Key = [u8; 16];
+
+pub(super) fn key(kind: Kind, id: ObjectId) -> Key {
+    let mut key = [0; 16];
+    key.copy_from_slice(&id.0[..16]);
+    key[0] ^= kind.number();
+    key
+}
+
+/// Adds every object that a directory needs. What is in the set already is taken for looked at.
+///
+/// # Errors
+/// [`RepositoryError`]: what is below is not known.
+pub(super) fn needed(
+    repository: &Repository,
+    root: TreeRef,
+    found: &mut HashSet<Key>,
+) -> Result<(), RepositoryError> {
+    let mut dirs = vec![root];
+    while let Some(dir) = dirs.pop() {
+        if !found.insert(key(dir.kind, dir.id)) {
+            continue;
+        }
+        for id in pages(repository, dir)? {
+            let is_new = found.insert(key(Kind::Page, id));
+            if !is_new && dir.kind == Kind::Index {
+                continue;
+            }
+            let page = repository.get(Kind::Page, id)?;
+            for node in tree::decode_page(&page).map_err(format(Kind::Page, id))? {
+                match node.item {
+                    Item::Dir(tree) => dirs.push(tree),
+                    Item::Symlink { .. } => {}
+                    Item::File { size, content, stored, .. } => match stored {
+                        Stored::Empty => {}
+                        Stored::Whole => drop(found.insert(key(Kind::Data, content.into()))),
+                        Stored::Pieces(id) => {
+                            if found.insert(key(Kind::Pieces, id)) {
+                                let pieces = pieces(repository, id, size)?.into_iter();
+                                found.extend(pieces.map(|(_, id)| key(Kind::Data, id)));
+                            }
+                        }
+                    },
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong below a directory: a path, and why it cannot be restored as it was.

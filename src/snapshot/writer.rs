@@ -15,7 +15,7 @@ use super::repository::{Lock, Objects, Repository, RepositoryError};
 /// Objects on their way into a repository.
 pub struct Writer<'a> {
     repository: &'a Repository,
-    _lock: Lock,
+    lock: Lock,
     inner: Mutex<Inner>,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Writer<'a> {
     /// [`RepositoryError::Busy`], [`RepositoryError::Io`].
     pub fn begin(repository: &'a Repository) -> Result<Self, RepositoryError> {
         let lock = repository.lock()?;
-        Ok(Self { repository, _lock: lock, inner: Mutex::default() })
+        Ok(Self { repository, lock, inner: Mutex::default() })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -46,6 +46,12 @@ impl<'a> Writer<'a> {
     #[must_use]
     pub fn repository(&self) -> &'a Repository {
         self.repository
+    }
+
+    /// Its right to write.
+    #[must_use]
+    pub fn lock(&self) -> &Lock {
+        &self.lock
     }
 
     /// Bytes that were added so far.
@@ -115,16 +121,27 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Makes durable what was put, and then the manifest that needs it. That is the snapshot.
+    /// Makes durable what was put.
     ///
     /// # Errors
-    /// [`RepositoryError`]: there is no snapshot.
-    pub fn commit(self, manifest: &Manifest) -> Result<SnapshotId, RepositoryError> {
+    /// [`RepositoryError`].
+    pub fn flush(&self) -> Result<(), RepositoryError> {
         let mut inner = self.inner();
         if inner.broken {
             return Err(RepositoryError::Broken);
         }
+        inner.broken = true;
         self.finish_pack(&mut inner)?;
+        inner.broken = false;
+        Ok(())
+    }
+
+    /// Makes durable what was put, and then the manifest that needs it. That is the snapshot.
+    ///
+    /// # Errors
+    /// [`RepositoryError`]: there is no snapshot.
+    pub fn commit(&self, manifest: &Manifest) -> Result<SnapshotId, RepositoryError> {
+        self.flush()?;
         self.repository.add_snapshot(manifest)
     }
 }

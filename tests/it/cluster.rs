@@ -50,6 +50,8 @@ pub(crate) struct Setup {
     preset: Option<String>,
     node_extra: String,
     mount_extra: String,
+    /// Nothing: snapshots by hand only.
+    snapshot: Option<String>,
 }
 
 impl Setup {
@@ -79,6 +81,11 @@ impl Setup {
         Self { node_extra: lines.to_owned(), ..self }
     }
 
+    /// Lines for the table of snapshots, such as `schedule = "* * * * *"`.
+    pub(crate) fn snapshot_lines(self, lines: &str) -> Self {
+        Self { snapshot: Some(lines.to_owned()), ..self }
+    }
+
     /// Lines for each mount's table, such as `watch = "inotify"`.
     pub(crate) fn mount_lines(self, lines: &str) -> Self {
         Self { mount_extra: lines.to_owned(), ..self }
@@ -89,8 +96,10 @@ impl Setup {
         let home = home.display();
         let mut text = format!(
             "[node]\nname = \"{name}\"\nstate = \"{home}/state\"\nlisten = \"{address}\"\n\
-             advertise = \"{address}\"\n{}\n[control]\nsocket = \"{home}/control.sock\"\n",
-            self.node_extra
+             advertise = \"{address}\"\n{}\n[control]\nsocket = \"{home}/control.sock\"\n\
+             \n[snapshot]\n{}\n",
+            self.node_extra,
+            self.snapshot.as_deref().unwrap_or("schedule = \"off\""),
         );
         for mount in &self.mounts {
             write!(text, "\n[[mount]]\nname = \"{mount}\"\npath = \"{home}/data/{mount}\"\n")

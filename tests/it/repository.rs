@@ -12,7 +12,9 @@ use std::process::Command;
 use rustix::fs::{getxattr, listxattr};
 use tempfile::TempDir;
 use trefoil::model::{ContentId, Entry, Kind, LinkGroup, Meta, Mtime, RelPath, Xattrs};
-use trefoil::snapshot::{Contents, Manifest, Repository, SnapshotId, Writer, restore, take};
+use trefoil::snapshot::{
+    Choice, Contents, Manifest, Repository, SnapshotId, Writer, restore, take,
+};
 
 use crate::cases::CASES;
 use crate::tree::assert_equal;
@@ -125,10 +127,14 @@ fn everything_that_users_do_comes_back_from_a_snapshot() {
     let (folder, _, manifest) = snapshot(tree.path());
     let repository = Repository::open(&folder.path().join("repository")).unwrap();
     let to = folder.path().join("to");
-    let done = restore(&repository, manifest.mounts[0].root, &to, &[], &mut |_| {}).unwrap();
+    let done =
+        restore(&repository, manifest.mounts[0].root, &to, &Choice::default(), &mut |_, _, _| {})
+            .unwrap();
     assert!(done.failed.is_empty(), "{:?}", done.failed);
     assert_equal(&[tree.path(), &to]);
-    let again = restore(&repository, manifest.mounts[0].root, &to, &[], &mut |_| {}).unwrap();
+    let again =
+        restore(&repository, manifest.mounts[0].root, &to, &Choice::default(), &mut |_, _, _| {})
+            .unwrap();
     assert_eq!((0, 0), (again.bytes, again.failed.len()), "nothing is written twice");
 }
 

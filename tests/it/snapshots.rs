@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cases::CASES;
 use crate::cluster::{Cluster, Setup};
-use crate::files::{MOUNT, SOON, start};
+use crate::files::{MOUNT, SOON, gone, has, start, write};
 use crate::tree::assert_equal;
 
 fn at(cluster: &Cluster, name: &str) -> PathBuf {
@@ -73,4 +73,174 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
     fs::remove_dir_all(to.join(".trefoil")).unwrap();
+}
+
+/// Ids of the snapshots of a node, the newest first.
+fn ids(cluster: &Cluster, n: usize) -> Vec<String> {
+    if !cluster.node(n).state().join("repository/format").exists() {
+        return Vec::new();
+    }
+    let list = cluster.node(n).json(&["snapshot", "list"]);
+    let id = |one: &serde_json::Value| one["id"].as_str().unwrap().to_owned();
+    list.as_array().unwrap().iter().map(id).collect()
+}
+
+/// Takes a snapshot on a node, and gives its id.
+fn create(cluster: &Cluster, n: usize) -> String {
+    let taken = cluster.node(n).json(&["snapshot", "create"]);
+    taken["id"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn wait_ids(cluster: &mut Cluster, nodes: &[usize], wanted: &[&str]) {
+    let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    cluster.wait_until(SOON, &format!("snapshots {wanted:?}"), |cluster| {
+        let found: Vec<_> = nodes.iter().map(|&n| ids(cluster, n)).collect();
+        if found.iter().all(|ids| *ids == wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+#[test]
+fn a_snapshot_is_soon_whole_on_every_node_and_outlives_the_one_that_took_it() {
+    let mut cluster = Cluster::start(&Setup::new().mount(MOUNT));
+    write(&cluster, 1, "dir/a", "first");
+    fs::write(at(&cluster, "large"), vec![7; 3 << 20]).unwrap();
+    cluster.wait_in_sync(SOON);
+    let first = create(&cluster, 1);
+    wait_ids(&mut cluster, &[1, 2, 3], &[&first]);
+
+    // What a node has itself does not cross the network: with the same tree, nothing does.
+    let copied = |log: &str| -> Vec<u64> {
+        let lines = log.lines().filter(|line| line.contains("copied a snapshot"));
+        let bytes = |line: &str| {
+            let (_, rest) = line.split_once("received_bytes=").unwrap();
+            rest.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        lines.map(bytes).collect()
+    };
+    for n in [2, 3] {
+        let bytes = copied(&cluster.node(n).log());
+        assert!(bytes.len() == 1 && bytes[0] < 20_000, "node {n}: {bytes:?}");
+    }
+
+    // A node that was away has it soon after it is back, though the files are others by then.
+    cluster.node_mut(3).stop();
+    write(&cluster, 1, "dir/a", "second");
+    cluster.wait_until(SOON, "the second on node 2", |cluster| {
+        let found = fs::read_to_string(crate::files::at(cluster, 2, "dir/a"));
+        if found.as_deref().ok() == Some("second") { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    let second = create(&cluster, 2);
+    write(&cluster, 1, "dir/a", "third");
+    wait_ids(&mut cluster, &[1, 2], &[&second, &first]);
+    start(&mut cluster, 3);
+    wait_ids(&mut cluster, &[3], &[&second, &first]);
+    let to = cluster.node(3).state().join("to");
+    let node = cluster.node(3);
+    node.done(&["restore", &second, "--mount", MOUNT, "--to", to.to_str().unwrap()]);
+    assert_eq!("second", fs::read_to_string(to.join("dir/a")).unwrap());
+    for n in [1, 2, 3] {
+        cluster.node(n).done(&["snapshot", "verify", "--read-data"]);
+    }
+    let found = cluster.node(3).ends(&["snapshot", "diff", &first[..8], &second[..8]], 1);
+    assert!(found.contains("M data/dir/a"), "{found}");
+}
+
+#[test]
+fn what_is_decided_of_a_snapshot_on_one_node_holds_on_all() {
+    let mut cluster = Cluster::start(&Setup::new().mount(MOUNT).nodes(2));
+    let mut made = Vec::new();
+    for text in ["one", "two", "three"] {
+        write(&cluster, 1, "file", text);
+        cluster.wait_in_sync(SOON);
+        made.push(create(&cluster, 1));
+    }
+    let [one, two, three] = &made[..] else { unreachable!() };
+    wait_ids(&mut cluster, &[1, 2], &[three, two, one]);
+    cluster.node(2).done(&["snapshot", "pin", &one[..8]]);
+    let refused = cluster.node(2).ends(&["snapshot", "remove", &one[..8]], 1);
+    assert!(refused.contains("pinned"), "{refused}");
+    let refused = cluster.node(2).ends(&["snapshot", "remove", &three[..8]], 1);
+    assert!(refused.contains("last"), "{refused}");
+    cluster.node(2).done(&["snapshot", "remove", &two[..8]]);
+    wait_ids(&mut cluster, &[1, 2], &[three, one]);
+    cluster.node(1).done(&["snapshot", "undelete", &two[..8]]);
+    wait_ids(&mut cluster, &[1, 2], &[three, two, one]);
+    cluster.wait_until(SOON, "the pin on node 1", |cluster| {
+        let list = cluster.node(1).json(&["snapshot", "list"]);
+        let pinned = list.as_array().unwrap().iter().filter(|one| one["pinned"] == true).count();
+        if pinned == 1 { Ok(()) } else { Err(list.to_string()) }
+    });
+    let kept = cluster.node(1).json(&["snapshot", "prune", "--dry-run"]);
+    assert_eq!(3, kept["kept"].as_array().unwrap().len(), "{kept}");
+}
+
+#[test]
+fn snapshots_are_taken_on_schedule_once_for_all_nodes() {
+    let setup = Setup::new().mount(MOUNT).nodes(2).snapshot_lines("schedule = \"*/2 * * * * *\"");
+    let mut cluster = Cluster::start(&setup);
+    write(&cluster, 1, "file", "text");
+    cluster.wait_until(SOON, "two snapshots on both nodes", |cluster| {
+        let found = [ids(cluster, 1), ids(cluster, 2)];
+        if found.iter().all(|ids| ids.len() >= 2) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    // Only one of them takes them.
+    let list = cluster.node(1).json(&["snapshot", "list"]);
+    let by: std::collections::BTreeSet<_> =
+        list.as_array().unwrap().iter().map(|one| one["by"].to_string()).collect();
+    assert_eq!(1, by.len(), "{list}");
+    let told = cluster.node(1).done(&["check", "snapshots", "--copies-warning", "1:"]);
+    assert!(told.starts_with("TREFOIL SNAPSHOTS OK"), "{told}");
+}
+
+#[test]
+fn a_mount_is_put_back_in_place_and_the_others_follow() {
+    let mut cluster = Cluster::start(&Setup::new().mount(MOUNT).nodes(2));
+    for (name, text) in [("kept", "kept"), ("dir/a", "a"), ("dir/b", "b"), ("other/c", "c")] {
+        write(&cluster, 1, name, text);
+    }
+    cluster.wait_in_sync(SOON);
+    let id = create(&cluster, 1);
+    let kept = at(&cluster, "kept").metadata().unwrap();
+    fs::write(at(&cluster, "dir/a"), "broken").unwrap();
+    fs::remove_file(at(&cluster, "dir/b")).unwrap();
+    fs::write(at(&cluster, "dir/new"), "new").unwrap();
+    fs::remove_dir_all(at(&cluster, "other")).unwrap();
+    fs::write(at(&cluster, "other"), "a file where a directory was").unwrap();
+    cluster.wait_in_sync(SOON);
+
+    let node = cluster.node(2);
+    let would = node.json(&["restore", &id[..8], "--in-place", "--dry-run"]);
+    assert_eq!((Some(2), Some(1)), (would["made"].as_u64(), would["extra"].as_u64()), "{would}");
+    assert_eq!("broken", fs::read_to_string(crate::files::at(&cluster, 2, "dir/a")).unwrap());
+    let args = ["restore", &id[..8], "--mount", MOUNT, "dir", "--in-place"];
+    let done = node.json(&args);
+    assert_eq!((Some(1), Some(1)), (done["made"].as_u64(), done["replaced"].as_u64()), "{done}");
+    let safety = done["safety"].as_str().unwrap().to_owned();
+    cluster.wait_in_sync(SOON);
+    has(&cluster, &[1, 2], "dir/a", "a");
+    has(&cluster, &[1, 2], "dir/b", "b");
+    has(&cluster, &[1, 2], "dir/new", "new");
+    has(&cluster, &[1, 2], "other", "a file where a directory was");
+
+    cluster.node(2).done(&["restore", &id[..8], "--in-place", "--delete", "--no-safety"]);
+    cluster.wait_in_sync(SOON);
+    has(&cluster, &[1, 2], "other/c", "c");
+    gone(&cluster, &[1, 2], "dir/new");
+    let now = at(&cluster, "kept").metadata().unwrap();
+    use std::os::unix::fs::MetadataExt as _;
+    assert_eq!(
+        (kept.ino(), kept.ctime_nsec()),
+        (now.ino(), now.ctime_nsec()),
+        "it was not touched"
+    );
+
+    // And back to how it was before.
+    cluster.node(1).done(&["restore", &safety[..12], "--in-place", "--delete", "--no-safety"]);
+    cluster.wait_in_sync(SOON);
+    has(&cluster, &[1, 2], "dir/a", "broken");
+    has(&cluster, &[1, 2], "other", "a file where a directory was");
+    cluster.node_mut(1).stop();
+    let refused = cluster.node(1).ends(&["restore", &id[..8], "--in-place"], 1);
+    assert!(refused.contains("--no-safety"), "{refused}");
 }

@@ -37,6 +37,77 @@ pub(in crate::cli) struct Verified {
     pub(in crate::cli) missed_warning: Range,
 }
 
+/// The ranges of `check snapshots`.
+#[derive(Debug)]
+pub(in crate::cli) struct Snapshots {
+    pub(in crate::cli) warning: Range,
+    pub(in crate::cli) critical: Range,
+    pub(in crate::cli) copies_warning: Option<Range>,
+    pub(in crate::cli) free_warning: Range,
+}
+
+/// Bytes of a GiB.
+const GIB: f64 = 1_073_741_824.0;
+
+/// The newest snapshot, its copies, and the room for more.
+pub(in crate::cli) fn snapshots(
+    status: &StatusReply,
+    ranges: &Snapshots,
+    now: Timestamp,
+) -> Report {
+    let mut report = Report::new("snapshots");
+    if removed(&mut report, status) {
+        return report;
+    }
+    let is = &status.snapshots;
+    if is.looked.is_none() {
+        report.find(State::Unknown, "the daemon has just started, and has not looked yet");
+        return report;
+    }
+    if let Some(error) = &is.error {
+        report.find(State::Warning, error.clone());
+    }
+    let missed =
+        format!("{} missed", plural(usize::try_from(is.missed).unwrap_or(usize::MAX), "run"));
+    let value = ("missed", is.missed as f64, "");
+    report.hold(value, Some(&ranges.warning), Some(&ranges.critical), missed);
+    let nodes = usize::try_from(is.nodes).unwrap_or(usize::MAX);
+    let copies = format!("the newest is on {} of {}", is.newest_copies, plural(nodes, "node"));
+    report.summary = match is.newest_taken {
+        Some(taken) => {
+            let of = plural(usize::try_from(is.count).unwrap_or(usize::MAX), "snapshot");
+            format!("{of}, {copies}, {} old", age(now, taken))
+        }
+        None => "there is no snapshot".to_owned(),
+    };
+    match is.newest_taken {
+        Some(taken) => {
+            report.tell("age", now.duration_since(taken).as_secs_f64().max(0.0), "s");
+            let value = ("copies", is.newest_copies as f64, "");
+            report.hold(value, ranges.copies_warning.as_ref(), None, copies.clone());
+            let on_its_way = now.duration_since(taken).as_secs() < COPIES_TAKE_SECONDS;
+            let all = is.newest_copies >= is.nodes;
+            if ranges.copies_warning.is_none() && !all && !on_its_way {
+                report.find(State::Warning, copies);
+            }
+        }
+        None => report.find(State::Critical, "there is no snapshot that can be restored"),
+    }
+    if is.schedule.is_none() {
+        let text = "none is taken by itself: `schedule` is off in [snapshot]";
+        report.find(State::Warning, text);
+    }
+    let free = is.free_bytes as f64 / GIB;
+    let text = format!("{free:.1} GiB are free for snapshots");
+    report.hold(("free", free, ""), Some(&ranges.free_warning), None, text);
+    report.tell("snapshots", is.count as f64, "");
+    report.tell("stored", is.bytes as f64, "B");
+    report
+}
+
+/// How long the other nodes may take to have a new snapshot.
+const COPIES_TAKE_SECONDS: i64 = 1800;
+
 /// Replicas, lag, problems, halts and conflicts.
 pub(in crate::cli) fn replication(
     status: &StatusReply,

@@ -33,12 +33,13 @@ const DIFFERS_PAUSE: Duration = Duration::from_secs(1);
 /// outside, `@10:20` inside.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Run all three on every node. The user must be root, or in the group of the control socket.
+Run all four on every node. The user must be root, or in the group of the control socket.
 
 Icinga or Nagios (through NRPE or the agent):
   command[trefoil_replication]=/usr/local/bin/trefoil check replication -w 60 -c 600
   command[trefoil_cluster]=/usr/local/bin/trefoil check cluster
   command[trefoil_integrity]=/usr/local/bin/trefoil check integrity -w 8 -c 30
+  command[trefoil_snapshots]=/usr/local/bin/trefoil check snapshots
 
 Without a monitoring system, by cron:
   */5 * * * * root trefoil check replication >/run/trefoil.check || mail -s trefoil root </run/trefoil.check
@@ -56,6 +57,7 @@ enum CheckCommand {
     Replication(ReplicationArgs),
     Cluster(ClusterArgs),
     Integrity(IntegrityArgs),
+    Snapshots(SnapshotsArgs),
 }
 
 /// What every check takes.
@@ -154,12 +156,39 @@ struct IntegrityArgs {
     common: Common,
 }
 
+/// How old is the newest snapshot, do all nodes have it, is there room for more?
+///
+/// A moment of the schedule counts as missed when no snapshot is there a quarter of an hour later. WARNING: one was
+/// missed, the newest is not on every node yet, or something went wrong with it. CRITICAL: two were missed, or
+/// there is none.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example:
+  trefoil check snapshots -w 0 -c 1 --free-warning 20:")]
+struct SnapshotsArgs {
+    /// Missed moments of the schedule: the range that is no WARNING.
+    #[arg(long, short, value_name = "RANGE", default_value = "0", allow_hyphen_values = true)]
+    warning: Range,
+    /// The range that is not CRITICAL.
+    #[arg(long, short, value_name = "RANGE", default_value = "1", allow_hyphen_values = true)]
+    critical: Range,
+    /// Nodes that have the newest one: the range that is no WARNING. Without it, all of them must.
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    copies_warning: Option<Range>,
+    /// GiB that are free where snapshots are kept: the range that is no WARNING.
+    #[arg(long, value_name = "RANGE", default_value = "1:", allow_hyphen_values = true)]
+    free_warning: Range,
+    #[command(flatten)]
+    common: Common,
+}
+
 impl CheckCommand {
     fn name(&self) -> &'static str {
         match self {
             Self::Replication(_) => "replication",
             Self::Cluster(_) => "cluster",
             Self::Integrity(_) => "integrity",
+            Self::Snapshots(_) => "snapshots",
         }
     }
 
@@ -168,6 +197,7 @@ impl CheckCommand {
             Self::Replication(args) => &args.common,
             Self::Cluster(args) => &args.common,
             Self::Integrity(args) => &args.common,
+            Self::Snapshots(args) => &args.common,
         }
     }
 
@@ -175,7 +205,7 @@ impl CheckCommand {
         match self {
             Self::Replication(args) => args.mount.as_deref(),
             Self::Integrity(args) => args.mount.as_deref(),
-            Self::Cluster(_) => None,
+            Self::Cluster(_) | Self::Snapshots(_) => None,
         }
     }
 }
@@ -237,6 +267,15 @@ fn judge(command: &CheckCommand, status: &StatusReply, now: Timestamp) -> Report
             };
             judge::integrity(status, only, &ranges, now)
         }
+        CheckCommand::Snapshots(args) => {
+            let ranges = judge::Snapshots {
+                warning: args.warning.clone(),
+                critical: args.critical.clone(),
+                copies_warning: args.copies_warning.clone(),
+                free_warning: args.free_warning.clone(),
+            };
+            judge::snapshots(status, &ranges, now)
+        }
     }
 }
 
@@ -293,7 +332,7 @@ pub(super) fn meant(arguments: &[String]) -> Option<&'static str> {
     let at = arguments.iter().position(|argument| argument == "check")?;
     let is_own =
         at == 0 || arguments[at - 1] != "config" || at >= 2 && arguments[at - 2] == "--config";
-    let names = ["replication", "cluster", "integrity"];
+    let names = ["replication", "cluster", "integrity", "snapshots"];
     let named = arguments[at + 1..].iter().find_map(|a| names.into_iter().find(|name| a == name));
     is_own.then(|| named.unwrap_or("check"))
 }

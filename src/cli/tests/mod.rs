@@ -95,6 +95,7 @@ fn status() -> StatusReply {
         conflicts: 0,
         conflicts_size: KeptSize::default(),
         guards: Vec::new(),
+        snapshots: Default::default(),
     }
 }
 

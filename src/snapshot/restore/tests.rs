@@ -19,7 +19,8 @@ fn taken(repository: &Repository, tree: &Tree) -> Taken {
 }
 
 fn put(repository: &Repository, tree: TreeRef, to: &Path, only: &[RelPath]) -> Restored {
-    restore(repository, tree, to, only, &mut |_| {}).unwrap()
+    let choice = Choice { only, ..Choice::default() };
+    restore(repository, tree, to, &choice, &mut |_, _, _| {}).unwrap()
 }
 
 #[track_caller]
@@ -47,7 +48,7 @@ fn a_tree_comes_back_as_it_was_and_a_second_run_leaves_it_alone() {
     let to = folder.path().join("to");
     let done = put(&repository, root, &to, &[]);
     assert!(done.failed.is_empty(), "{:?}", done.failed);
-    assert_eq!((6, 0), (done.files, done.unchanged));
+    assert_eq!((6, 0), (done.files(), done.unchanged));
     is_there(&tree, &to);
     let inodes = |to: &Path| -> BTreeSet<u64> {
         ["a/b/f", "a/large", "a/current"]
@@ -58,7 +59,7 @@ fn a_tree_comes_back_as_it_was_and_a_second_run_leaves_it_alone() {
     fs::write(to.join("etc/env.php"), "changed").unwrap();
     fs::write(to.join("etc/mine"), "x").unwrap();
     let done = put(&repository, root, &to, &[]);
-    assert_eq!((1, 5), (done.files, done.unchanged));
+    assert_eq!((1, 5), (done.files(), done.unchanged));
     assert_eq!(before, inodes(&to));
     assert_eq!("x", fs::read_to_string(to.join("etc/mine")).unwrap(), "nothing is removed");
     is_there(&tree, &to);
@@ -70,7 +71,7 @@ fn only_what_is_asked_for_comes_back() {
     let root = taken(&repository, &shop()).root;
     let to = folder.path().join("to");
     let done = put(&repository, root, &to, &[path("a/b"), path("etc/env.php")]);
-    assert_eq!((2, 0), (done.files, done.failed.len()));
+    assert_eq!((2, 0), (done.files(), done.failed.len()));
     let names = |dir: &Path| -> BTreeSet<_> {
         fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     };
@@ -120,8 +121,8 @@ fn paths_longer_than_the_system_takes_come_back() {
     let root = taken(&repository, &tree).root;
     let to = folder.path().join("to");
     let done = put(&repository, root, &to, &[]);
-    assert_eq!((1, 0), (done.files, done.failed.len()), "{:?}", done.failed);
-    assert_eq!((0, 1), (put(&repository, root, &to, &[]).files, 1), "it is found there");
+    assert_eq!((1, 0), (done.files(), done.failed.len()), "{:?}", done.failed);
+    assert_eq!((0, 1), (put(&repository, root, &to, &[]).files(), 1), "it is found there");
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn nothing_is_written_through_a_link_or_over_a_directory() {
     assert_eq!(BTreeSet::from(["a".to_owned(), "etc/env.php".to_owned()]), failed);
     assert_eq!(0, fs::read_dir(&outside).unwrap().count());
     assert!(to.join("etc/env.php").is_dir());
-    assert_eq!(1, done.files, "the rest came back");
+    assert_eq!(1, done.files(), "the rest came back");
 }
 
 #[test]

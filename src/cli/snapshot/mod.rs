@@ -10,6 +10,9 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
+mod keep;
+mod look;
+
 use super::output::Table;
 use super::words::{age, count, seconds, size};
 use super::{Failure, Outcome, Output, ask};
@@ -46,8 +49,18 @@ pub(super) struct SnapshotArgs {
 enum SnapshotCommand {
     Create(CreateArgs),
     List(ListArgs),
+    Show(look::ShowArgs),
     Ls(LsArgs),
+    Find(look::FindArgs),
+    Cat(look::CatArgs),
+    Diff(look::DiffArgs),
     Verify(VerifyArgs),
+    Pin(keep::PinArgs),
+    Unpin(keep::UnpinArgs),
+    Remove(keep::RemoveArgs),
+    Undelete(keep::UndeleteArgs),
+    Prune(keep::PruneArgs),
+    Retention(keep::RetentionArgs),
 }
 
 /// Take a snapshot now.
@@ -61,6 +74,9 @@ struct CreateArgs {
     /// What to say of it in lists.
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+    /// Keep it, whatever its age.
+    #[arg(long)]
+    pin: bool,
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
@@ -106,7 +122,17 @@ pub(super) fn run(
     match &args.command {
         SnapshotCommand::Create(args) => create(args, config, output),
         SnapshotCommand::List(args) => list(args, &open()?, output),
+        SnapshotCommand::Show(args) => look::show(args, &open()?, output),
         SnapshotCommand::Ls(args) => ls(args, &open()?, output),
+        SnapshotCommand::Find(args) => look::find(args, &open()?, output),
+        SnapshotCommand::Cat(args) => look::cat(args, &open()?, output),
+        SnapshotCommand::Diff(args) => look::diff(args, &open()?, config, output),
+        SnapshotCommand::Pin(args) => keep::pin(args.snapshot(), true, &open()?, output),
+        SnapshotCommand::Unpin(args) => keep::pin(args.snapshot(), false, &open()?, output),
+        SnapshotCommand::Remove(args) => keep::remove(args, &open()?, output),
+        SnapshotCommand::Undelete(args) => keep::undelete(args, &open()?, output),
+        SnapshotCommand::Prune(args) => keep::prune(args, config, &open()?, output),
+        SnapshotCommand::Retention(args) => keep::retention(args, config, output),
         SnapshotCommand::Verify(args) => verify(args, &open()?, output),
     }
 }
@@ -156,7 +182,7 @@ pub(super) fn meant(
 }
 
 fn create(args: &CreateArgs, config: &Config, output: &mut Output) -> Result<Outcome, Failure> {
-    let request = SnapshotRequest { note: args.note.clone() };
+    let request = SnapshotRequest { note: args.note.clone(), pin: args.pin };
     let taken = ask(config, async |client| client.snapshot(&request).await)?;
     if args.json {
         output.json(&taken)?;
@@ -182,6 +208,7 @@ struct Listed {
     taken: Timestamp,
     by: String,
     state: &'static str,
+    pinned: bool,
     files: u64,
     bytes: u64,
     note: Option<String>,
@@ -194,11 +221,13 @@ fn taken(manifest: &Manifest) -> Timestamp {
 
 fn list(args: &ListArgs, repository: &Repository, output: &mut Output) -> Result<Outcome, Failure> {
     let (found, wrong) = repository.snapshots()?;
+    let marks = repository.marks()?;
     let listed = |(id, manifest): (SnapshotId, Manifest)| {
         let (files, bytes) = manifest.size();
         let state = if manifest.is_complete() { "complete" } else { "partial" };
+        let pinned = marks.get(&id).is_some_and(|mark| mark.pinned);
         let (id, taken) = (id.to_string(), taken(&manifest));
-        Listed { id, taken, by: manifest.by, state, files, bytes, note: manifest.note }
+        Listed { id, taken, by: manifest.by, state, pinned, files, bytes, note: manifest.note }
     };
     let listed: Vec<_> = found.into_iter().rev().map(listed).collect();
     if args.json {
@@ -215,7 +244,7 @@ fn list(args: &ListArgs, repository: &Repository, output: &mut Output) -> Result
                 one.by.clone(),
                 count(one.files),
                 size(one.bytes),
-                one.state.to_owned(),
+                format!("{}{}", one.state, if one.pinned { ", pinned" } else { "" }),
                 note.escape_debug().to_string(),
             ]);
         }

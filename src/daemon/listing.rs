@@ -59,6 +59,12 @@ impl Actor {
         // What was listed while the mount was away says nothing: it is listed again when it is back.
         let cut = std::mem::take(&mut self.walk_cut) || self.is_halted();
         if !cut && top.is_root() {
+            // Nothing lists the directory that they would be found missing in.
+            let orphans = self.index.orphans()?.into_iter();
+            let hints: Vec<_> = orphans.map(|path| Hint { path, kind: HintKind::Gone }).collect();
+            if !hints.is_empty() {
+                self.input(Input::Hinted(hints))?;
+            }
             self.scanned = true;
             self.end_audit();
         }

@@ -77,6 +77,30 @@ impl Index {
         }
         Ok(())
     }
+
+    /// Live paths whose directory is not known as one: a crash came after a child was noted, and before the
+    /// directory was. One look-up for each directory.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn orphans(&self) -> Result<Vec<RelPath>, IndexError> {
+        let sql = "WITH RECURSIVE dirs(dir) AS ( \
+                   SELECT min(dir) FROM records UNION ALL \
+                   SELECT (SELECT min(dir) FROM records WHERE dir > dirs.dir) FROM dirs \
+                   WHERE dirs.dir IS NOT NULL) SELECT dir FROM dirs WHERE dir IS NOT NULL";
+        let mut statement = self.db.prepare_cached(sql).map_err(reading)?;
+        let rows = statement.query_map((), |row| row.get::<_, Vec<u8>>(0)).map_err(reading)?;
+        let mut orphans = Vec::new();
+        for dir in rows {
+            let Ok(dir) = RelPath::parse(&dir.map_err(reading)?) else { continue };
+            if dir.is_root() || self.is_live_dir(&dir)? {
+                continue;
+            }
+            let children = self.children(&dir)?.into_iter();
+            orphans.extend(children.filter_map(|child| dir.join(&child.name).ok()));
+        }
+        Ok(orphans)
+    }
 }
 
 #[cfg(test)]
@@ -145,5 +169,15 @@ mod tests {
         assert_eq!(1, index.drop_tombstones(lane, index.head(), u64::MAX, 9).unwrap());
         assert_eq!(None, changed(&index, first, 9), "a removal after it is forgotten");
         assert_eq!(Some(Vec::new()), changed(&index, index.head(), 9));
+    }
+
+    #[test]
+    fn children_of_a_directory_that_is_not_known_are_found() {
+        let known = [("a", true), ("a/b", true), ("a/b/c", true), ("d", false), ("e/f", false)];
+        let (_folder, index) = index(&known);
+        assert!(index.orphans().unwrap().is_empty());
+        let (_folder, index) = self::index(&[("a/b/c", true), ("d/e", true), ("d", false)]);
+        let found: Vec<_> = index.orphans().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(["a/b/c", "d/e"], *found);
     }
 }

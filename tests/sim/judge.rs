@@ -75,8 +75,10 @@ impl World {
             kept.extend(live.map(|content| content.id));
             kept.extend(node.conflicts.iter().map(|&(_, content)| content));
             // A node whose index was put back counts as before until it is told: what it wrote
-            // meanwhile may seem older than it is.
-            let trash = node.trash.iter().filter(|_| self.ledger.put_back);
+            // meanwhile may seem older than it is. And who replaces a file that a power cut has
+            // torn here replaces, for the others, the whole one that they have.
+            let torn = self.profile.more.torn_percent > 0 && self.profile.power_cuts > 0;
+            let trash = node.trash.iter().filter(|_| self.ledger.put_back || torn);
             kept.extend(trash.map(|&(_, content)| content));
         }
         for (content, write) in &self.ledger.finished {

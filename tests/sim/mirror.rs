@@ -230,7 +230,12 @@ impl World {
         // What is below a directory that is missing is left to the look at that.
         let listed = |path: &RelPath| path.parent().is_some_and(|p| p == dir || there.contains(&p));
         let missing = index.live_below(&dir).map(|row| row.record.path.clone());
-        let missing = missing.filter(|path| !there.contains(path) && listed(path));
+        // The end of a whole scan also looks for those whose directory is not known.
+        let orphan = |path: &RelPath| {
+            let live = path.parent().is_some_and(|p| p.is_root() || index.is_live_dir(&p));
+            dir.is_root() && !live
+        };
+        let missing = missing.filter(|p| !there.contains(p) && (listed(p) || orphan(p)));
         let gone = missing.map(|path| Hint { path, kind: HintKind::Gone });
         let changed = seen.iter().filter(|(path, signature)| differs(path, signature));
         let changed = changed.map(|(p, _)| Hint { path: p.clone(), kind: HintKind::Differs });

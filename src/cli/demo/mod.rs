@@ -1,11 +1,12 @@
 //! `trefoil demo`: three nodes on this machine, and a proof of what they promise.
 //!
-//! `step` runs the steps and reports, `mirror`, `clash` and `outage` are the steps, `cluster` is what
+//! `step` runs the steps and reports, `mirror`, `clash`, `outage` and `disaster` are the steps, `cluster` is what
 //! they work on. What a step has proven never rests on the daemons' word alone: names, content and
 //! metadata are read from the three folders by `cli::compare`.
 
 mod clash;
 mod cluster;
+mod disaster;
 mod folder;
 mod interrupt;
 mod mirror;
@@ -29,7 +30,8 @@ use step::Step;
 ///
 /// Makes three nodes in a temporary folder and runs them as real processes on loopback addresses,
 /// each with the mounts var, media, static and etc of a Magento shop. They are written to on one
-/// node, on all at once and in conflict, and while one of them is killed. Each step is proven by
+/// node, on all at once and in conflict, and while one of them is killed; one mount is deleted everywhere
+/// and restored from a snapshot. Each step is proven by
 /// reading all three folders and comparing names, content and metadata, whatever the daemons say.
 ///
 /// It takes less than a minute, needs no configuration and no privileges, and touches nothing
@@ -51,7 +53,7 @@ pub(super) struct DemoArgs {
 }
 
 /// The steps, in order.
-const STEPS: [Step<Cluster>; 9] = [
+const STEPS: [Step<Cluster>; 10] = [
     Step {
         name: "cluster",
         about: "three nodes: init, invite, join",
@@ -93,6 +95,12 @@ const STEPS: [Step<Cluster>; 9] = [
         about: "web3 is killed, misses a lot, and comes back",
         needs: &["shop"],
         run: outage::outage,
+    },
+    Step {
+        name: "disaster",
+        about: "a mount is deleted everywhere, and restored from a snapshot",
+        needs: &["shop"],
+        run: disaster::disaster,
     },
     Step {
         name: "verify",

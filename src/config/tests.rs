@@ -344,3 +344,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn snapshots_are_taken_and_kept_as_they_are_by_default_or_as_it_is_said() {
+    let default = parse(&with_mount("")).unwrap().snapshot;
+    assert_eq!(Some("0 */6 * * *".to_owned()), default.schedule.map(|s| s.to_string()));
+    assert_eq!(crate::engine::Retention::standard(), default.retention);
+    let text = "[snapshot]\nschedule = \"off\"\nkeep_daily = 7\nkeep_within = \"2d\"";
+    let own = parse(&with_mount(text)).unwrap().snapshot;
+    assert_eq!((None, 7, 0), (own.schedule, own.retention.keep_daily, own.retention.keep_weekly));
+    assert!(own.retention.tiers.is_empty(), "only what is said");
+    let zone = parse(&with_mount("[snapshot]\ntime_zone = \"Europe/Berlin\"")).unwrap().snapshot;
+    let noon = "2026-07-01T10:00:00Z".parse().unwrap();
+    let next = zone.schedule.unwrap().next_after(noon).unwrap();
+    assert_eq!("2026-07-01T16:00:00Z", next.to_string(), "18:00 in summer there");
+}
+
+#[test]
+fn a_wrong_schedule_or_retention_is_named() {
+    for (text, says) in [
+        (
+            "schedule = \"0 25 * * *\"",
+            "2:12: `schedule` in [snapshot] is \"0 25 * * *\": cannot read",
+        ),
+        ("time_zone = \"Berlin\"", "2:13: `time_zone` in [snapshot] is \"Berlin\": no time zone"),
+        ("keep_daily = \"7\"", "2:14: `keep_daily` in [snapshot]"),
+        ("keep_daily = 0", "1:1: [snapshot] keeps no snapshot"),
+        ("keep_yearly = 1", "2:1: unknown key `keep_yearly` in [snapshot]"),
+    ] {
+        let error = parse(&with_mount(&format!("[snapshot]\n{text}"))).unwrap_err().to_string();
+        let told = error.strip_prefix("/etc/trefoil/trefoil.toml:").unwrap_or(&error);
+        assert!(told.starts_with(says), "{told}");
+    }
+}

@@ -201,3 +201,53 @@ fn what_is_kept_aside_and_is_too_large_is_a_warning() {
     "#);
     assert!(!check("replication --mount var -v", &large).contains("trash_max"));
 }
+
+#[test]
+fn a_missed_snapshot_warns_a_second_one_or_none_at_all_is_critical() {
+    let mut status = status();
+    let of = |status: &StatusReply| check("snapshots", status);
+    assert!(of(&status).starts_with("TREFOIL SNAPSHOTS UNKNOWN: the daemon has just started"));
+    let good = crate::control::types::SnapshotsStatus {
+        schedule: Some("0 */6 * * *".to_owned()),
+        count: 27,
+        newest: Some("a".repeat(64)),
+        newest_taken: Some(now() - jiff::SignedDuration::from_hours(2)),
+        newest_copies: 3,
+        nodes: 3,
+        bytes: 1 << 30,
+        free_bytes: 50 << 30,
+        looked: Some(now()),
+        ..Default::default()
+    };
+    status.snapshots = good.clone();
+    assert_snapshot!(of(&status), @r"
+    TREFOIL SNAPSHOTS OK: 27 snapshots, the newest is on 3 of 3 nodes, 2 h old | missed=0;0;1 age=7200s copies=3 free=50;1: snapshots=27 stored=1073741824B
+    0
+    ");
+    let mut says = |change: &dyn Fn(&mut crate::control::types::SnapshotsStatus)| {
+        status.snapshots = good.clone();
+        change(&mut status.snapshots);
+        let said = of(&status);
+        let state = said.lines().last().unwrap().to_owned();
+        let found = said.split(": ").nth(1).unwrap().split(" |").next().unwrap().to_owned();
+        format!("{state} {found}")
+    };
+    let said = [
+        says(&|is| is.missed = 1),
+        says(&|is| is.missed = 2),
+        says(&|is| is.newest_copies = 2),
+        says(&|is| (is.newest, is.newest_taken) = (None, None)),
+        says(&|is| is.error = Some("cannot take a snapshot: no space".to_owned())),
+        says(&|is| is.free_bytes = 1 << 29),
+        says(&|is| is.schedule = None),
+    ];
+    assert_snapshot!(said.join("\n"), @r"
+    1 1 run missed
+    2 2 runs missed
+    1 the newest is on 2 of 3 nodes
+    2 there is no snapshot that can be restored
+    1 cannot take a snapshot
+    1 0.5 GiB are free for snapshots
+    1 none is taken by itself
+    ");
+}

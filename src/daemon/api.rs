@@ -1,4 +1,4 @@
-//! Answers the control API.
+//! Answers the control API. It is longer than 500 lines because it is one short answer after another.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
@@ -36,6 +36,9 @@ const STATUS_WAIT: Duration = Duration::from_secs(2);
 
 /// How long `mark` waits for the mount to be opened.
 const OPEN_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a snapshot waits until what was written before is read.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 
 /// How long `verify` waits for changes that are on their way.
 const VERIFY_WAIT: Duration = Duration::from_secs(5);
@@ -330,6 +333,8 @@ impl Daemon for Api {
 
     async fn snapshot(&self, request: SnapshotRequest) -> Result<SnapshotReply, Refusal> {
         let mounts = self.mounts(None)?;
+        // What was written before is in it, unless a mount does not come to rest.
+        drop(self.wait_on(None, Nodes::AtLeast(1), SNAPSHOT_WAIT).await);
         let shared = self.shared.clone();
         let taken = spawn_blocking(move || snapshots::create(&shared, &mounts, request)).await;
         taken.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Failed, "taking it failed")))

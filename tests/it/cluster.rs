@@ -1,3 +1,5 @@
+//! It is longer than 500 lines because all that tests ask of a cluster is here.
+//!
 //! Real `trefoil` processes on loopback addresses, for tests of whole clusters.
 //! ```ignore
 //! let mut cluster = Cluster::start(&Setup::new().mount("media").preset("magento"));

@@ -151,11 +151,15 @@ fn what_is_decided_of_a_snapshot_on_one_node_holds_on_all() {
     let mut cluster = Cluster::start(&Setup::new().mount(MOUNT).nodes(2));
     let mut made = Vec::new();
     for text in ["one", "two", "three"] {
+        // What was written before is in it: nobody has to wait first.
         write(&cluster, 1, "file", text);
-        cluster.wait_in_sync(SOON);
         made.push(create(&cluster, 1));
     }
     let [one, two, three] = &made[..] else { unreachable!() };
+    for (id, text) in [(one, "one"), (two, "two"), (three, "three")] {
+        let place = format!("{}:{MOUNT}/file", &id[..8]);
+        assert_eq!(text, cluster.node(1).done(&["snapshot", "cat", &place]));
+    }
     wait_ids(&mut cluster, &[1, 2], &[three, two, one]);
     cluster.node(2).done(&["snapshot", "pin", &one[..8]]);
     let refused = cluster.node(2).ends(&["snapshot", "remove", &one[..8]], 1);
@@ -217,14 +221,14 @@ fn a_mount_is_put_back_in_place_and_the_others_follow() {
     let done = node.json(&args);
     assert_eq!((Some(1), Some(1)), (done["made"].as_u64(), done["replaced"].as_u64()), "{done}");
     let safety = done["safety"].as_str().unwrap().to_owned();
-    cluster.wait_in_sync(SOON);
+    cluster.node(2).done(&["wait"]);
     has(&cluster, &[1, 2], "dir/a", "a");
     has(&cluster, &[1, 2], "dir/b", "b");
     has(&cluster, &[1, 2], "dir/new", "new");
     has(&cluster, &[1, 2], "other", "a file where a directory was");
 
     cluster.node(2).done(&["restore", &id[..8], "--in-place", "--delete", "--no-safety"]);
-    cluster.wait_in_sync(SOON);
+    cluster.node(2).done(&["wait"]);
     has(&cluster, &[1, 2], "other/c", "c");
     gone(&cluster, &[1, 2], "dir/new");
     let now = at(&cluster, "kept").metadata().unwrap();
@@ -237,7 +241,7 @@ fn a_mount_is_put_back_in_place_and_the_others_follow() {
 
     // And back to how it was before.
     cluster.node(1).done(&["restore", &safety[..12], "--in-place", "--delete", "--no-safety"]);
-    cluster.wait_in_sync(SOON);
+    cluster.node(1).done(&["wait"]);
     has(&cluster, &[1, 2], "dir/a", "broken");
     has(&cluster, &[1, 2], "other", "a file where a directory was");
     cluster.node_mut(1).stop();

@@ -11,7 +11,7 @@ use crate::cli::words::{age, count, plural, size};
 use crate::cli::{Failure, Outcome, Output};
 use crate::config::{Config, parse_duration};
 use crate::engine::{Schedule, Verdict};
-use crate::snapshot::{Collected, KeepError, Repository, SnapshotId};
+use crate::snapshot::{Collected, KeepError, Repository, SnapshotId, UNDELETE_FOR};
 
 /// Snapshots that a simulation may take: four a day for a hundred years.
 const SIMULATED_MAX: i64 = 150_000;
@@ -59,6 +59,9 @@ pub(super) struct PruneArgs {
     /// Only say what would be removed.
     #[arg(long)]
     dry_run: bool,
+    /// Give back the space of what was removed at once, not after a day: it cannot be undeleted then.
+    #[arg(long)]
+    now: bool,
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
@@ -199,7 +202,9 @@ pub(super) fn prune(
             }
         }
     }
-    let Collected { packs, freed_bytes, .. } = repository.collect(&lock, now_ns(), args.dry_run)?;
+    let day = if args.now { u64::try_from(UNDELETE_FOR.as_nanos()).unwrap_or(u64::MAX) } else { 0 };
+    let at = now_ns().saturating_add(day);
+    let Collected { packs, freed_bytes, .. } = repository.collect(&lock, at, args.dry_run)?;
     let pruned = Pruned { dry_run: args.dry_run, kept, removed, packs, freed_bytes };
     if args.json {
         output.json(&pruned)?;
@@ -218,8 +223,9 @@ pub(super) fn prune(
     }
     output.data(&table.render(""))?;
     let would = if args.dry_run { "would be " } else { "" };
+    let until = if args.now { "" } else { "; what was removed can be undeleted for a day" };
     output.data(&format!(
-        "{} kept, {} {would}removed, {} {would}given back; what was removed can be undeleted for a day",
+        "{} kept, {} {would}removed, {} {would}given back{until}",
         count(pruned.kept.len() as u64),
         count(pruned.removed.len() as u64),
         size(freed_bytes),

@@ -34,6 +34,13 @@ pub enum KeepError {
 }
 
 impl Repository {
+    /// When the folders last changed that tell which snapshots there are.
+    #[must_use]
+    pub fn changed(&self) -> Vec<Option<std::time::SystemTime>> {
+        let changed = |name| self.path().join(name).metadata().ok()?.modified().ok();
+        [SNAPSHOTS, REMOVED, MARKS].into_iter().map(changed).collect()
+    }
+
     /// What was decided of a snapshot.
     ///
     /// # Errors

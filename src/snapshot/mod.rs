@@ -15,6 +15,7 @@ mod manifest;
 mod mark;
 mod object;
 mod pack;
+mod put;
 mod repository;
 mod restore;
 mod take;

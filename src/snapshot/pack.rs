@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -70,6 +71,33 @@ pub(super) struct Encoded {
     bytes: Vec<u8>,
 }
 
+thread_local! {
+    /// Made once for each thread: to make one costs more than to compress a small file.
+    static ENCODER: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECODER: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
+}
+
+fn compressed(object: &[u8]) -> io::Result<Vec<u8>> {
+    ENCODER.with_borrow_mut(|encoder| {
+        let encoder = match encoder {
+            Some(encoder) => encoder,
+            none => none.insert(zstd::bulk::Compressor::new(LEVEL)?),
+        };
+        encoder.compress(object)
+    })
+}
+
+fn decompressed(stored: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    DECODER.with_borrow_mut(|decoder| {
+        let decoder = match decoder {
+            Some(decoder) => decoder,
+            none => none.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decoder.decompress(stored, length)
+    })
+}
+
 /// Why an object could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -93,9 +121,9 @@ impl Encoded {
             return Err(too_long());
         }
         let most = object.len() - object.len() / 32;
-        let packed = zstd::bulk::compress(object, LEVEL)?;
+        let packed = compressed(object)?;
         let (coding, bytes) = if packed.len() < most {
-            if zstd::bulk::decompress(&packed, object.len())? != object {
+            if decompressed(&packed, object.len())? != object {
                 return Err(ReadError::Damaged("what was encoded does not decode to the same"));
             }
             (Coding::Zstd, packed)
@@ -240,7 +268,7 @@ fn decode(file: &File, offset: u64, head: &Head) -> Result<Vec<u8>, ReadError> {
     }
     let object = match head.coding {
         Coding::Raw => stored,
-        Coding::Zstd => zstd::bulk::decompress(&stored, head.plain as usize)
+        Coding::Zstd => decompressed(&stored, head.plain as usize)
             .map_err(|_| ReadError::Damaged("it cannot be decoded"))?,
     };
     if object.len() != head.plain as usize || ObjectId::of(head.kind, &object) != head.id {

@@ -241,6 +241,16 @@ impl Repository {
         Ok(())
     }
 
+    /// Makes the catalog anew from the packs.
+    ///
+    /// # Errors
+    /// [`RepositoryError`]: it is made anew by whoever opens the repository next.
+    pub fn rebuild_catalog(&self, _lock: &Lock) -> Result<(), RepositoryError> {
+        let known = self.catalog().packs()?;
+        known.iter().try_for_each(|name| self.catalog().forget(name))?;
+        self.take_in_packs()
+    }
+
     /// The packs that are there.
     ///
     /// # Errors
@@ -354,13 +364,6 @@ impl Repository {
             return Err(RepositoryError::Format { name: name(), source });
         }
         Ok(manifest)
-    }
-
-    /// When the folders last changed that tell which snapshots there are.
-    #[must_use]
-    pub fn changed(&self) -> Vec<Option<std::time::SystemTime>> {
-        let changed = |name| self.path.join(name).metadata().ok()?.modified().ok();
-        [SNAPSHOTS, REMOVED, MARKS].into_iter().map(changed).collect()
     }
 
     /// A file to write to, which nobody sees.

@@ -9,28 +9,31 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::in_place::There;
-use super::object::{Kind, ObjectId};
-use super::repository::{Objects as _, Repository, RepositoryError};
-use super::tree::{Item, Node, Stored, TreeRef};
+use super::put::{Place, Put, There};
+use super::repository::{Repository, RepositoryError};
+use super::tree::{Item, Node, TreeRef};
 use super::walk;
-use crate::disk::{self, DiskError, Refused, copy, metadata};
-use crate::model::{ContentId, LinkGroup, Meta, RelPath};
+use crate::disk::{DiskError, Refused, metadata};
+use crate::model::{Meta, RelPath};
 
 #[cfg(test)]
 mod tests;
 
 /// The name under which a file is made.
-const TEMPORARY: &str = ".trefoil-restore";
+pub(super) const TEMPORARY: &str = ".trefoil-restore";
+
+/// Files of a directory that are worth a thread.
+const FILES_A_THREAD: usize = 64;
+
+/// Threads that make files: most of the time is the kernel's.
+const THREADS_MAX: usize = 4;
 
 /// Why an entry was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +128,7 @@ pub struct InPlace<'a> {
     /// Files are read to see whether they are what they should be, even if size and time say so.
     pub read: bool,
     /// Paths that are never touched.
-    pub leave: &'a dyn Fn(&RelPath) -> bool,
+    pub leave: &'a (dyn Fn(&RelPath) -> bool + Sync),
 }
 
 /// Which part of a tree is restored, and how.
@@ -175,52 +178,47 @@ pub fn restore(
     let privileged = rustix::process::geteuid().is_root();
     let done = Restored::default();
     let links = HashMap::new();
-    let mut job = Job { repository, root: dir, stage, privileged, choice, done, links, each };
+    let place = Place { repository, root: dir, stage, privileged, choice, links };
+    let mut job = Job { place, done, each };
     job.dir(&RelPath::root(), root, true);
     Ok(job.done)
 }
 
 pub(super) struct Job<'a> {
-    pub(super) repository: &'a Repository,
-    pub(super) root: OwnedFd,
-    /// Where files are made, if not where they are to be.
-    pub(super) stage: Option<OwnedFd>,
-    pub(super) privileged: bool,
-    pub(super) choice: &'a Choice<'a>,
+    pub(super) place: Place<'a>,
     pub(super) done: Restored,
-    /// Where the first name of each group of hard links is.
-    pub(super) links: HashMap<LinkGroup, RelPath>,
     pub(super) each: &'a mut dyn FnMut(&RelPath, Change, u64),
 }
 
 impl Job<'_> {
     /// Whether the path, or something below it, is to be restored.
     fn is_on_the_way(&self, path: &RelPath) -> bool {
-        self.is_wanted(path) || self.choice.only.iter().any(|only| only.is_below(path))
+        self.is_wanted(path) || self.place.choice.only.iter().any(|only| only.is_below(path))
     }
 
     pub(super) fn is_wanted(&self, path: &RelPath) -> bool {
-        let only = self.choice.only;
+        let only = self.place.choice.only;
         only.is_empty() || only.iter().any(|only| only == path || path.is_below(only))
     }
 
     pub(super) fn is_left(&self, path: &RelPath) -> bool {
-        self.choice.in_place.as_ref().is_some_and(|how| (how.leave)(path))
+        self.place.choice.in_place.as_ref().is_some_and(|how| (how.leave)(path))
     }
 
     /// What is in a directory, which is there unless nothing is to be changed.
     fn dir(&mut self, path: &RelPath, tree: TreeRef, exists: bool) {
-        let nodes = match walk::entries(self.repository, tree) {
+        let nodes = match walk::entries(self.place.repository, tree) {
             Ok(nodes) => nodes,
             Err(error) => return self.fail(path, error.into()),
         };
-        let handle = match exists.then(|| self.open_dir(path)).transpose() {
+        let handle = match exists.then(|| self.place.open_dir(path)).transpose() {
             Ok(handle) => handle,
             Err(error) => return self.fail(path, error),
         };
         if let (Some(handle), true) = (&handle, self.is_wanted(path)) {
             self.extra(handle, path, &nodes);
         }
+        let (mut files, mut dirs) = (Vec::new(), Vec::new());
         for node in nodes {
             let Ok(below) = path.join(&node.name) else { continue };
             if !self.is_on_the_way(&below) {
@@ -230,14 +228,82 @@ impl Job<'_> {
                 self.done.left += 1;
                 continue;
             }
-            let done = match node.item {
-                Item::Dir(tree) => self.dir_below(handle.as_ref(), &below, &node, tree),
-                _ => self.file(handle.as_ref(), &below, &node),
-            };
-            if let Err(error) = done {
+            match node.item {
+                Item::Dir(tree) => dirs.push((below, node, tree)),
+                _ => files.push((below, node)),
+            }
+        }
+        self.files(handle.as_ref(), files);
+        for (below, node, tree) in dirs {
+            if let Err(error) = self.dir_below(handle.as_ref(), &below, &node, tree) {
                 self.fail(&below, error);
             }
         }
+    }
+
+    /// The files of a directory: several at a time, but for names of one file, which need the first.
+    fn files(&mut self, at: Option<&OwnedFd>, files: Vec<(RelPath, Node)>) {
+        let grouped = |node: &Node| matches!(node.item, Item::File { group: Some(_), .. });
+        let (linked, single): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| grouped(&f.1));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.min(THREADS_MAX).min(single.len() / FILES_A_THREAD);
+        if let (Some(at), true) = (at, threads > 1) {
+            let results = self.place.put_all(at, &single, threads);
+            for ((path, node), result) in single.iter().zip(results) {
+                self.file(Some(at), path, node, Some(result));
+            }
+        } else {
+            single.iter().for_each(|(path, node)| self.file(at, path, node, None));
+        }
+        linked.iter().for_each(|(path, node)| self.file(at, path, node, None));
+    }
+
+    /// Puts a file in its place, unless that was done, and counts it.
+    fn file(
+        &mut self,
+        at: Option<&OwnedFd>,
+        path: &RelPath,
+        node: &Node,
+        result: Option<Result<Put, RestoreError>>,
+    ) {
+        let put = |job: &Self| job.place.put(at, node, TEMPORARY);
+        let mut result = result.unwrap_or_else(|| put(self));
+        let mut in_place_of_dir = false;
+        if matches!(result, Ok(Put { there: There::Dir, .. })) {
+            in_place_of_dir = true;
+            result = self.clear(at, path).and_then(|()| match self.place.choice.dry {
+                true => Ok(Put { there: There::Other, bytes: node.size() }),
+                false => put(self),
+            });
+        }
+        let Put { there, bytes } = match result {
+            Ok(put) => put,
+            Err(error) => return self.fail(path, error),
+        };
+        let change = match there {
+            There::Same => {
+                self.note_link(path, node);
+                self.done.unchanged += 1;
+                return;
+            }
+            There::Newer => {
+                self.done.newer += 1;
+                return;
+            }
+            There::Nothing if !in_place_of_dir => Change::Made,
+            There::Touched => Change::Touched,
+            There::Nothing | There::Other | There::Dir => Change::Replaced,
+        };
+        if !self.place.choice.dry {
+            self.note_link(path, node);
+        }
+        self.done.bytes += bytes;
+        match change {
+            Change::Made => self.done.made += 1,
+            Change::Touched => self.done.touched += 1,
+            _ => self.done.replaced += 1,
+        }
+        (self.each)(path, change, bytes);
     }
 
     fn dir_below(
@@ -248,7 +314,7 @@ impl Job<'_> {
         tree: TreeRef,
     ) -> Result<(), RestoreError> {
         let exists = match at {
-            Some(at) if !self.choice.dry => {
+            Some(at) if !self.place.choice.dry => {
                 self.make_dir(at, path, &node.name)?;
                 true
             }
@@ -262,7 +328,7 @@ impl Job<'_> {
         self.dir(path, tree, exists);
         match at {
             // Its time moved with what was made in it.
-            Some(at) if self.is_wanted(path) && !self.choice.dry => {
+            Some(at) if self.is_wanted(path) && !self.place.choice.dry => {
                 self.finish_dir(at, &node.name, &node.meta)
             }
             _ => Ok(()),
@@ -273,17 +339,12 @@ impl Job<'_> {
         self.done.failed.push((path.clone(), error));
     }
 
-    /// Whatever somebody has planted on the way is not followed.
-    pub(super) fn open_dir(&self, path: &RelPath) -> Result<OwnedFd, RestoreError> {
-        Ok(disk::walk::open_dir_readable(&self.root, path.as_bytes())?)
-    }
-
     fn make_dir(&mut self, at: &OwnedFd, path: &RelPath, name: &[u8]) -> Result<(), RestoreError> {
         match mkdirat(at, name, Mode::from_raw_mode(0o700)) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if is(&stat, rustix::fs::FileType::Directory) => Ok(()),
-                Ok(_) if self.choice.in_place.is_some() => {
+                Ok(_) if self.place.choice.in_place.is_some() => {
                     unlinkat(at, name, AtFlags::empty())
                         .map_err(failed("take the file away that is in its place"))?;
                     let made = mkdirat(at, name, Mode::from_raw_mode(0o700));
@@ -307,169 +368,19 @@ impl Job<'_> {
             && stat.st_mtime == meta.mtime.secs
             && stat.st_mtime_nsec == u64::from(meta.mtime.nanos)
             && (stat.st_uid, stat.st_gid) == (meta.uid, meta.gid);
-        if same && self.choice.in_place.is_some() {
+        if same && self.place.choice.in_place.is_some() {
             return Ok(());
         }
-        Ok(metadata::set(dir.as_fd(), meta, false, self.privileged)?)
-    }
-
-    fn file(
-        &mut self,
-        at: Option<&OwnedFd>,
-        path: &RelPath,
-        node: &Node,
-    ) -> Result<(), RestoreError> {
-        let there = match at {
-            Some(at) => self.there(at, node)?,
-            None => There::Nothing,
-        };
-        let change = match there {
-            There::Same => {
-                self.note_link(path, node);
-                self.done.unchanged += 1;
-                return Ok(());
-            }
-            There::Newer => {
-                self.done.newer += 1;
-                return Ok(());
-            }
-            There::Dir => {
-                self.clear(at, path)?;
-                Change::Replaced
-            }
-            There::Nothing => Change::Made,
-            There::Touched => Change::Touched,
-            There::Other => Change::Replaced,
-        };
-        let mut bytes = 0;
-        match (&node.item, at.filter(|_| !self.choice.dry)) {
-            (_, Some(at)) if change == Change::Touched => {
-                let flags = OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-                let file = openat(at, &*node.name, flags, Mode::empty());
-                let file = file.map_err(failed("open the file"))?;
-                metadata::set(file.as_fd(), &node.meta, true, self.privileged)?;
-                self.note_link(path, node);
-            }
-            (Item::Symlink { target }, Some(at)) => self.symlink(at, node, target)?,
-            (Item::File { size, content, stored, sparse, group }, Some(at)) => {
-                if !self.link(at, node, *group)? {
-                    self.write(at, node, (*content, *size), *stored, *sparse)?;
-                    bytes = *size;
-                }
-                self.note_link(path, node);
-            }
-            (Item::File { size, .. }, None) if change != Change::Touched => bytes = *size,
-            _ => {}
-        }
-        self.done.bytes += bytes;
-        match change {
-            Change::Made => self.done.made += 1,
-            Change::Touched => self.done.touched += 1,
-            _ => self.done.replaced += 1,
-        }
-        (self.each)(path, change, bytes);
-        Ok(())
+        Ok(metadata::set(dir.as_fd(), meta, false, self.place.privileged)?)
     }
 
     fn note_link(&mut self, path: &RelPath, node: &Node) {
         if let Item::File { group: Some(group), .. } = node.item {
-            self.links.entry(group).or_insert_with(|| path.clone());
+            self.place.links.entry(group).or_insert_with(|| path.clone());
         }
-    }
-
-    fn symlink(&self, at: &OwnedFd, node: &Node, target: &[u8]) -> Result<(), RestoreError> {
-        let stage = self.stage.as_ref().unwrap_or(at);
-        remove_temporary(stage)?;
-        symlinkat(target, stage, TEMPORARY).map_err(failed("make the link"))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let link =
-            openat(stage, TEMPORARY, flags, Mode::empty()).map_err(failed("open the link"))?;
-        metadata::set(link.as_fd(), &node.meta, true, self.privileged)?;
-        show(stage, at, node)
-    }
-
-    /// Makes another name of a file of the same group, if one is there already.
-    fn link(
-        &self,
-        at: &OwnedFd,
-        node: &Node,
-        group: Option<LinkGroup>,
-    ) -> Result<bool, RestoreError> {
-        let Some(first) = group.and_then(|group| self.links.get(&group)) else { return Ok(false) };
-        let dir = self.open_dir(&first.parent().unwrap_or_else(RelPath::root))?;
-        let stage = self.stage.as_ref().unwrap_or(at);
-        remove_temporary(stage)?;
-        match linkat(&dir, first.name(), stage, TEMPORARY, AtFlags::empty()) {
-            Ok(()) => show(stage, at, node).map(|()| true),
-            // Too many links, or none at all on this file system.
-            Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => Ok(false),
-            Err(error) => Err(failed("make another name of the file")(error)),
-        }
-    }
-
-    fn write(
-        &self,
-        at: &OwnedFd,
-        node: &Node,
-        (content, size): (ContentId, u64),
-        stored: Stored,
-        sparse: bool,
-    ) -> Result<(), RestoreError> {
-        let stage = self.stage.as_ref().unwrap_or(at);
-        remove_temporary(stage)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = openat(stage, TEMPORARY, flags, Mode::from_raw_mode(0o600));
-        let file = file.map_err(failed("make the file"))?;
-        match stored {
-            Stored::Empty => {}
-            Stored::Whole => {
-                let bytes = self.repository.get(Kind::Data, ObjectId::from(content))?;
-                copy::write_at(&file, 0, &bytes, sparse)?;
-            }
-            Stored::Pieces(id) => self.write_pieces(file.as_fd(), id, (content, size), sparse)?,
-        }
-        if sparse {
-            copy::set_size(&file, size)?;
-        }
-        metadata::set(file.as_fd(), &node.meta, true, self.privileged)?;
-        show(stage, at, node)
-    }
-
-    fn write_pieces(
-        &self,
-        file: BorrowedFd<'_>,
-        id: ObjectId,
-        (content, size): (ContentId, u64),
-        sparse: bool,
-    ) -> Result<(), RestoreError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut offset = 0;
-        for (length, id) in walk::pieces(self.repository, id, size)? {
-            let bytes = self.repository.get(Kind::Data, id)?;
-            if bytes.len() as u64 != u64::from(length) {
-                return Err(RestoreError::Content);
-            }
-            hasher.update(&bytes);
-            copy::write_at(file, offset, &bytes, sparse)?;
-            offset += u64::from(length);
-        }
-        if *hasher.finalize().as_bytes() == content.0 { Ok(()) } else { Err(RestoreError::Content) }
     }
 }
 
 pub(super) fn is(stat: &rustix::fs::Stat, kind: rustix::fs::FileType) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode) == kind
-}
-
-fn remove_temporary(at: &OwnedFd) -> Result<(), RestoreError> {
-    match unlinkat(at, TEMPORARY, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(failed("remove what is left of a file that was being restored")(error)),
-    }
-}
-
-fn show(stage: &OwnedFd, at: &OwnedFd, node: &Node) -> Result<(), RestoreError> {
-    renameat(stage, TEMPORARY, at, &*node.name).map_err(failed("rename the file to its name"))?;
-    // Of two names of one file neither is renamed.
-    remove_temporary(stage)
 }

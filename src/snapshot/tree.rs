@@ -273,6 +273,17 @@ pub(super) fn decode_index(bytes: &[u8]) -> Result<Pages, FormatError> {
     Ok(pages)
 }
 
+impl Node {
+    /// Bytes of a file; of anything else none.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self.item {
+            Item::File { size, .. } => size,
+            Item::Dir(_) | Item::Symlink { .. } => 0,
+        }
+    }
+}
+
 /// Length and id of each piece of a file, as an object.
 #[must_use]
 pub(super) fn encode_pieces(pieces: &[(u32, ObjectId)]) -> Vec<u8> {

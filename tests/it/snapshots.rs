@@ -57,13 +57,28 @@ fn what_was_deleted_everywhere_comes_back_from_a_snapshot_without_the_daemon() {
     let to = cluster.node(1).state().join("to");
     let node = cluster.node(1);
     node.done(&["restore", id, "--mount", MOUNT, "--to", to.to_str().unwrap()]);
-    assert_equal(&[kept, to.clone()]);
+    assert_equal(&[kept.clone(), to.clone()]);
+    let to_before = kept;
     let list = node.json(&["snapshot", "list"]);
     let notes = list.as_array().unwrap().iter().filter(|one| one["note"] == "before").count();
     assert_eq!(1, notes, "{list}");
     node.done(&["restore", "latest", "--to", to.join("all").to_str().unwrap()]);
     assert_eq!("changed", fs::read_to_string(to.join("all/data/create/new")).unwrap());
     node.done(&["snapshot", "verify", "--read-data"]);
+    // A tar stream has the same, as far as tar goes.
+    let tar = cluster.node(1).state().join("tar");
+    fs::create_dir(&tar).unwrap();
+    let stream = node.trefoil(&["snapshot", "export", id]).stdout;
+    fs::write(tar.join("stream"), stream).unwrap();
+    let mut unpack = std::process::Command::new("tar");
+    unpack.args(["-x", "--xattrs", "--xattrs-include=*", "-f", "stream"]).current_dir(&tar);
+    assert!(unpack.status().unwrap().success());
+    let listed = |dir: &std::path::Path| {
+        let found = crate::tree::describe(dir).unwrap();
+        found.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&to_before), listed(&tar.join(MOUNT)));
+    assert!(fs::read(tar.join("data/large")).unwrap() == vec![7; 3 << 20]);
     let shown = node.done(&["snapshot", "ls", "latest:data/create"]);
     assert!(shown.contains("new"), "{shown}");
 }
@@ -161,6 +176,12 @@ fn what_is_decided_of_a_snapshot_on_one_node_holds_on_all() {
         assert_eq!(text, cluster.node(1).done(&["snapshot", "cat", &place]));
     }
     wait_ids(&mut cluster, &[1, 2], &[three, two, one]);
+    let versions = cluster.node(2).done(&["snapshot", "history", &format!("{MOUNT}/file")]);
+    assert_eq!(4, versions.lines().count(), "{versions}");
+    let found = cluster.node(2).done(&["snapshot", "find", "fi*"]);
+    assert!([one, two, three].iter().all(|id| found.contains(&id[..12])), "{found}");
+    cluster.node(2).done(&["snapshot", "rebuild-catalog"]);
+    cluster.node(2).done(&["snapshot", "verify", "--read-data"]);
     cluster.node(2).done(&["snapshot", "pin", &one[..8]]);
     let refused = cluster.node(2).ends(&["snapshot", "remove", &one[..8]], 1);
     assert!(refused.contains("pinned"), "{refused}");

@@ -67,6 +67,12 @@ pub(super) struct PruneArgs {
     json: bool,
 }
 
+/// Make the catalog anew, from the packs alone.
+///
+/// The catalog is a cache of which object is where; a lost one is made anew whenever a repository is opened.
+#[derive(Debug, Args)]
+pub(super) struct RebuildCatalogArgs {}
+
 /// See what the configuration keeps.
 #[derive(Debug, Args)]
 pub(super) struct RetentionArgs {
@@ -230,6 +236,17 @@ pub(super) fn prune(
         count(pruned.removed.len() as u64),
         size(freed_bytes),
     ))?;
+    Ok(Outcome::Done)
+}
+
+pub(super) fn rebuild_catalog(
+    repository: &Repository,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let lock = repository.wait_lock()?;
+    repository.rebuild_catalog(&lock)?;
+    let (objects, bytes) = repository.totals()?;
+    output.data(&format!("the catalog has {} objects, {}", count(objects), size(bytes)))?;
     Ok(Outcome::Done)
 }
 

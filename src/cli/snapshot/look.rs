@@ -1,4 +1,4 @@
-//! Looking into snapshots without restoring: `show`, `find`, `cat` and `diff`.
+//! Looking into snapshots without restoring: `show`, `find`, `history`, `cat` and `diff`.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{Found, at, meant, taken};
+use crate::cli::output::Table;
 use crate::cli::words::{age, count, size};
 use crate::cli::{Failure, Outcome, Output};
 use crate::config::Config;
@@ -15,6 +16,9 @@ use crate::snapshot::{
     Change, Choice, InPlace, Item, Kind, Manifest, Node, ObjectId, Objects as _, Repository,
     SnapshotId, Stored, TreeRef, decode_pieces, entries, restore,
 };
+
+/// Characters of a content's hash that are shown.
+const CONTENT_CHARS: usize = 12;
 
 /// What a snapshot is: when, by whom, what is in it, what could not be stored as it was.
 #[derive(Debug, Args)]
@@ -37,6 +41,17 @@ pub(super) struct FindArgs {
     /// Only in this snapshot.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
+}
+
+/// List every version of a path that snapshots have, the newest first.
+///
+/// A version is told once, with the first and the last snapshot that have it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Exit codes: 0 there is one; 1 there is none.")]
+pub(super) struct HistoryArgs {
+    /// The mount's name and the path: MOUNT/PATH.
+    #[arg(value_name = "PATH")]
+    path: String,
 }
 
 /// Write a file of a snapshot to the standard output.
@@ -137,6 +152,48 @@ pub(super) fn find(
         output.data(&format!("{mount}/{path}  {}", ids.join(" ")))?;
     }
     Ok(if found.is_empty() { Outcome::Differs } else { Outcome::Done })
+}
+
+pub(super) fn history(
+    args: &HistoryArgs,
+    repository: &Repository,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let (mount, path) = args.path.split_once('/').unwrap_or((&args.path, ""));
+    let path = RelPath::parse(path.trim_end_matches('/').as_bytes()).map_err(Failure::usage)?;
+    let mut versions: Vec<(Node, Vec<(SnapshotId, Timestamp)>)> = Vec::new();
+    for (id, manifest) in repository.snapshots()?.0 {
+        let Some(tree) = manifest.mount(mount) else { continue };
+        let Some(node) = crate::snapshot::find(repository, tree.root, &path)? else { continue };
+        let at = (id, taken(&manifest));
+        match versions.last_mut() {
+            Some((last, ids)) if *last == node => ids.push(at),
+            _ => versions.push((node, vec![at])),
+        }
+    }
+    let mut table = Table::new(["MODIFIED", "SIZE", "CONTENT", "FROM", "UNTIL", "SNAPSHOTS"]);
+    for (node, ids) in versions.iter().rev() {
+        let (bytes, content) = match &node.item {
+            Item::File { size: bytes, content, .. } => {
+                (size(*bytes), content.to_string().chars().take(CONTENT_CHARS).collect())
+            }
+            Item::Dir(_) => (String::new(), "directory".to_owned()),
+            Item::Symlink { target } => {
+                (String::new(), String::from_utf8_lossy(target).escape_debug().to_string())
+            }
+        };
+        let modified = Timestamp::from_second(node.meta.mtime.secs).unwrap_or_default();
+        let short = |at: Option<&(SnapshotId, Timestamp)>| {
+            at.map_or_else(String::new, |(id, taken)| {
+                format!("{} {}", &id.to_string()[..SnapshotId::SHORT], taken.strftime("%F %H:%M"))
+            })
+        };
+        let modified = modified.strftime("%F %T").to_string();
+        let (from, until) = (short(ids.first()), short(ids.last()));
+        table.row([modified, bytes, content, from, until, count(ids.len() as u64)]);
+    }
+    output.data(&table.render(""))?;
+    Ok(if versions.is_empty() { Outcome::Differs } else { Outcome::Done })
 }
 
 pub(super) fn cat(

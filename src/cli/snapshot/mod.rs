@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
+mod export;
 mod keep;
 mod look;
 
@@ -52,8 +53,10 @@ enum SnapshotCommand {
     Show(look::ShowArgs),
     Ls(LsArgs),
     Find(look::FindArgs),
+    History(look::HistoryArgs),
     Cat(look::CatArgs),
     Diff(look::DiffArgs),
+    Export(export::ExportArgs),
     Verify(VerifyArgs),
     Pin(keep::PinArgs),
     Unpin(keep::UnpinArgs),
@@ -61,6 +64,7 @@ enum SnapshotCommand {
     Undelete(keep::UndeleteArgs),
     Prune(keep::PruneArgs),
     Retention(keep::RetentionArgs),
+    RebuildCatalog(keep::RebuildCatalogArgs),
 }
 
 /// Take a snapshot now.
@@ -125,13 +129,16 @@ pub(super) fn run(
         SnapshotCommand::Show(args) => look::show(args, &open()?, output),
         SnapshotCommand::Ls(args) => ls(args, &open()?, output),
         SnapshotCommand::Find(args) => look::find(args, &open()?, output),
+        SnapshotCommand::History(args) => look::history(args, &open()?, output),
         SnapshotCommand::Cat(args) => look::cat(args, &open()?, output),
+        SnapshotCommand::Export(args) => export::export(args, &open()?, output),
         SnapshotCommand::Diff(args) => look::diff(args, &open()?, config, output),
         SnapshotCommand::Pin(args) => keep::pin(args.snapshot(), true, &open()?, output),
         SnapshotCommand::Unpin(args) => keep::pin(args.snapshot(), false, &open()?, output),
         SnapshotCommand::Remove(args) => keep::remove(args, &open()?, output),
         SnapshotCommand::Undelete(args) => keep::undelete(args, &open()?, output),
         SnapshotCommand::Prune(args) => keep::prune(args, config, &open()?, output),
+        SnapshotCommand::RebuildCatalog(_) => keep::rebuild_catalog(&open()?, output),
         SnapshotCommand::Retention(args) => keep::retention(args, config, output),
         SnapshotCommand::Verify(args) => verify(args, &open()?, output),
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use super::*;
-use crate::model::{Entry, Kind as Type};
+use crate::model::{Entry, Kind as Type, LinkGroup};
 use crate::snapshot::take::tests::{Tree, noise, path, repository, shop};
 use crate::snapshot::{Taken, Writer};
 

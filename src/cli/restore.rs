@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::snapshot::{meant, open};
+use super::snapshot::{SAFETY_NOTE, meant, open};
 use super::words::{count, size};
 use super::{Failure, Outcome, Output, ask};
 use crate::config::{Config, MagentoTree, Mount, Preset};
@@ -41,6 +41,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// run again. Works without the daemon (then with --no-safety), on any machine, from a repository alone
 /// (--repository).
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("where").required(true)))]
 #[command(after_long_help = "\
 Examples:
   trefoil restore latest --mount media catalog/product --in-place --dry-run
@@ -51,7 +52,8 @@ Examples:
 
 Exit codes: 0 all of it is there; 1 nothing was restored; 3 some of it could not be.")]
 pub(super) struct RestoreArgs {
-    /// How its id begins, `latest`, or a time: the newest snapshot not after it.
+    /// How its id begins, `latest`, or a time: the newest snapshot not after it. Those that a restore has taken
+    /// first are meant by their ids only.
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
     /// Only what is at and below these paths of the mount.
@@ -61,10 +63,10 @@ pub(super) struct RestoreArgs {
     #[arg(long, value_name = "MOUNT")]
     mount: Option<String>,
     /// Where to: it is made if it is not there. It must not be in a mount.
-    #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+    #[arg(long, value_name = "DIR", group = "where")]
     to: Option<PathBuf>,
     /// Into the mounts, as they are in use.
-    #[arg(long, conflicts_with = "to")]
+    #[arg(long, group = "where")]
     in_place: bool,
     /// Delete what is there and not in the snapshot, at and below the named paths.
     #[arg(long, requires = "in_place")]
@@ -205,7 +207,8 @@ pub(super) fn run(
             let id = &safety[..12];
             output.data(&format!("to go back: trefoil restore {id} --in-place --delete"))?;
         }
-        for command in job.commands(config) {
+        let commands = if report.changes() > 0 { job.commands(config) } else { Vec::new() };
+        for command in commands {
             output.data(&format!("run next, in the shop's folder: {command}"))?;
         }
     }
@@ -218,7 +221,7 @@ fn short(id: SnapshotId) -> String {
 
 /// A snapshot of how it is now.
 fn safety(config: &Config, of: &str) -> Result<String, Failure> {
-    let note = Some(format!("before restoring {of}"));
+    let note = Some(format!("{SAFETY_NOTE}{of}"));
     let request = SnapshotRequest { note, pin: true };
     let taken = ask(config, async |client| client.snapshot(&request).await);
     let taken = taken.map_err(|failure| {

@@ -260,6 +260,10 @@ fn a_mount_is_put_back_in_place_and_the_others_follow() {
         "it was not touched"
     );
 
+    // Run again, it means the same one, not how it was before the first time.
+    let again = cluster.node(2).json(&["restore", "latest", "--in-place", "--dry-run"]);
+    assert_eq!(Some(&*id), again["snapshot"].as_str());
+
     // And back to how it was before.
     cluster.node(1).done(&["restore", &safety[..12], "--in-place", "--delete", "--no-safety"]);
     cluster.node(1).done(&["wait"]);

@@ -278,7 +278,7 @@ pub(super) fn retention(
         }
     }
     let left = keep.simulate(&schedule, from, length);
-    output.data(&format!("schedule \"{schedule}\", keeping {}", keep.describe()))?;
+    output.data(&format!("schedule \"{schedule}\": {}", keep.describe()))?;
     for taken in left.iter().rev() {
         let line = format!("{}  {}", taken.strftime("%F %H:%M"), age(now, *taken));
         output.data(&line)?;

@@ -24,6 +24,9 @@ use crate::snapshot::{
     Item, Manifest, Node, Repository, SnapshotId, TreeRef, entries, find, verify_tree,
 };
 
+/// How the note of a snapshot begins that is taken before a restore.
+pub(super) const SAFETY_NOTE: &str = "before restoring ";
+
 /// Paths that are named of those with faults.
 const FAULTS_TOLD: usize = 20;
 
@@ -157,12 +160,19 @@ pub(super) fn open(repository: Option<&Path>, config: &Config) -> Result<Reposit
     })
 }
 
-/// The snapshot that a person means: `latest`, a time (the newest not after it), or how an id begins.
+/// The snapshot that a person means: `latest`, a time (the newest not after it), or how an id begins. Those
+/// that were taken before a restore are meant by their ids only.
 pub(super) fn meant(
     repository: &Repository,
     text: &str,
 ) -> Result<(SnapshotId, Manifest), Failure> {
     let (mut found, _) = repository.snapshots()?;
+    let time = super::words::time(text);
+    if text == "latest" || time.is_some() {
+        // Who runs a restore a second time means the same snapshot, not how it was before the first.
+        let is_safety = |note: &String| note.starts_with(SAFETY_NOTE);
+        found.retain(|(_, manifest)| !manifest.note.as_ref().is_some_and(is_safety));
+    }
     if text == "latest" {
         let hint = "take one with `trefoil snapshot create`";
         return found
@@ -170,7 +180,7 @@ pub(super) fn meant(
             .ok_or_else(|| Failure::with_hint(anyhow::anyhow!("there is no snapshot yet"), hint));
     }
     let list = "`trefoil snapshot list` shows them; a time is as \"2026-11-20 06:00\" (UTC) or \"3 hours ago\"";
-    if let Some(time) = super::words::time(text) {
+    if let Some(time) = time {
         let until = u64::try_from(time.as_nanosecond()).unwrap_or_default();
         found.retain(|(_, manifest)| manifest.taken_ns <= until);
         return found.pop().ok_or_else(|| {

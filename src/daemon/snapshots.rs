@@ -111,15 +111,18 @@ pub(super) fn store(
     writer: &Writer<'_>,
     mounts: &[(String, Arc<ActorHandle>)],
 ) -> Result<Vec<MountTree>, SnapshotError> {
-    let before = writer.repository().cuts();
-    let mut cuts = BTreeMap::new();
+    // Of mounts that are not ready now, the last look stays.
+    let mut cuts = writer.repository().cuts();
+    let mut trees = Vec::new();
     for (name, actor) in mounts {
-        let cut = Source { name, actor }.take(writer, before.get(name))?;
+        let cut = Source { name, actor }.take(writer, cuts.get(name))?;
+        trees.push(cut.tree.clone());
         cuts.insert(name.clone(), cut);
     }
     writer.flush()?;
     writer.repository().save_cuts(writer.lock(), &cuts)?;
-    Ok(cuts.into_values().map(|cut| cut.tree).collect())
+    trees.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(trees)
 }
 
 fn reply(id: SnapshotId, manifest: &Manifest, added_bytes: u64, took: Duration) -> SnapshotReply {

@@ -33,6 +33,9 @@ pub use pack::ReadError;
 pub use repository::{Lock, Objects, Repository, RepositoryError};
 pub use restore::{Change, Choice, InPlace, RestoreError, Restored, restore};
 pub use take::{Contents, TakeError, Taken, take, take_changes};
-pub use tree::{FormatError, Item, Node, Stored, TreeRef, decode_pieces};
+pub use tree::{
+    FormatError, Item, Node, Pages, Stored, TreeRef, decode_index, decode_page, decode_pieces,
+    encode_dir,
+};
 pub use walk::{Fault, entries, find, pages, verify_tree};
 pub use writer::Writer;

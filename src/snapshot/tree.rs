@@ -23,7 +23,7 @@ const SPARSE: u8 = 1;
 const LINKED: u8 = 2;
 
 /// First name and id of each page of a directory.
-pub(super) type Pages = Vec<(Box<[u8]>, ObjectId)>;
+pub type Pages = Vec<(Box<[u8]>, ObjectId)>;
 
 /// An object that is not what the format says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +91,7 @@ pub enum Stored {
 ///
 /// # Errors
 /// What `put` fails with.
-pub(super) fn encode_dir<E>(
+pub fn encode_dir<E>(
     nodes: impl IntoIterator<Item = Node>,
     mut put: impl FnMut(Kind, &[u8]) -> Result<ObjectId, E>,
 ) -> Result<TreeRef, E> {
@@ -189,7 +189,7 @@ fn short(out: &mut Vec<u8>, bytes: &[u8]) {
 ///
 /// # Errors
 /// [`FormatError`].
-pub(super) fn decode_page(bytes: &[u8]) -> Result<Vec<Node>, FormatError> {
+pub fn decode_page(bytes: &[u8]) -> Result<Vec<Node>, FormatError> {
     let mut bytes = Bytes(bytes);
     let mut nodes: Vec<Node> = Vec::new();
     while !bytes.0.is_empty() {
@@ -260,7 +260,7 @@ fn decode_node(bytes: &mut Bytes<'_>) -> Result<Node, FormatError> {
 ///
 /// # Errors
 /// [`FormatError`].
-pub(super) fn decode_index(bytes: &[u8]) -> Result<Pages, FormatError> {
+pub fn decode_index(bytes: &[u8]) -> Result<Pages, FormatError> {
     let mut bytes = Bytes(bytes);
     let mut pages = Pages::new();
     while !bytes.0.is_empty() {

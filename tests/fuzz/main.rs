@@ -14,6 +14,7 @@
 mod generate;
 mod meter;
 mod seeds;
+mod snapshots;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

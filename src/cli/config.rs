@@ -85,7 +85,9 @@ pub(super) fn render(config: &Config) -> String {
          \x20 control     {socket}\n\
          \x20 HTTP        {http}\n\
          \x20 conflicts   {conflicts}\n\
-         \x20 trash       {trash}\n",
+         \x20 trash       {trash}\n\
+         \x20 snapshots   {snapshots}\n\
+         \x20 retention   {retention}\n",
         file = config.file.display(),
         name = node.name,
         state = node.state.display(),
@@ -94,6 +96,11 @@ pub(super) fn render(config: &Config) -> String {
         http = config.control.http.map_or_else(|| "none".to_owned(), |at| at.to_string()),
         conflicts = at_most(node.conflicts_max, ""),
         trash = at_most(node.trash_max, " of each mount"),
+        snapshots = match &config.snapshot.schedule {
+            Some(schedule) => format!("at {schedule} ({})", schedule.zone()),
+            None => "by hand only".to_owned(),
+        },
+        retention = config.snapshot.retention.describe(),
     );
     for mount in &config.mounts {
         let preset = mount.preset.map_or_else(|| "no preset".to_owned(), |p| format!("preset {p}"));
@@ -190,6 +197,7 @@ struct Explained<'a> {
     file: String,
     node: ExplainedNode<'a>,
     control: ExplainedControl,
+    snapshot: ExplainedSnapshot,
     mounts: Vec<ExplainedMount<'a>>,
     classes: Vec<ExplainedClass>,
     problems: &'a [String],
@@ -209,6 +217,14 @@ struct ExplainedNode<'a> {
 struct ExplainedControl {
     socket: String,
     http: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ExplainedSnapshot {
+    /// Nothing: by hand only.
+    schedule: Option<String>,
+    time_zone: Option<&'static str>,
+    retention: String,
 }
 
 #[derive(Serialize)]
@@ -246,6 +262,11 @@ impl<'a> Explained<'a> {
             control: ExplainedControl {
                 socket: config.control.socket.display().to_string(),
                 http: config.control.http.map(|address| address.to_string()),
+            },
+            snapshot: ExplainedSnapshot {
+                schedule: config.snapshot.schedule.as_ref().map(ToString::to_string),
+                time_zone: config.snapshot.schedule.as_ref().map(crate::engine::Schedule::zone),
+                retention: config.snapshot.retention.describe(),
             },
             mounts: mounts.collect(),
             classes: explained_classes(&config.classes).collect(),

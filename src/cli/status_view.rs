@@ -9,7 +9,7 @@ use super::{
     words::{age, conflicts_over, count, or_dash, plural, seconds, size, trash_over, until},
 };
 use crate::control::types::{
-    GuardKind, MountState, MountStatus, NodeStatus, PeerStatus, StatusReply,
+    GuardKind, MountState, MountStatus, NodeStatus, PeerStatus, SnapshotsStatus, StatusReply,
 };
 
 /// Characters of a fingerprint that are shown: enough to see that two are equal.
@@ -36,7 +36,32 @@ pub(super) fn render(status: &StatusReply, now: Timestamp) -> String {
         [nodes(&status.nodes, now), mounts(&status.mounts, now), problems(&status.mounts, now)];
     let sections: Vec<String> = sections.into_iter().filter(|table| !table.is_empty()).collect();
     text.push_str(&sections.join("\n"));
+    text.push_str(&snapshots(&status.snapshots, now));
     text
+}
+
+/// The newest snapshot and the next one, in a line; nothing while the daemon has not looked.
+fn snapshots(is: &SnapshotsStatus, now: Timestamp) -> String {
+    if is.looked.is_none() {
+        return String::new();
+    }
+    let next = match is.next {
+        Some(next) => format!("the next in {}", until(now, next)),
+        None => "taken by hand only".to_owned(),
+    };
+    let line = match is.newest_taken {
+        None => format!("none yet, {next}"),
+        Some(taken) => format!(
+            "{}, {} in all; the newest is {} old and on {} of {}; {next}",
+            count(is.count),
+            size(is.bytes),
+            age(now, taken),
+            is.newest_copies,
+            plural(usize::try_from(is.nodes).unwrap_or(usize::MAX), "node"),
+        ),
+    };
+    let error = is.error.as_ref().map_or_else(String::new, |error| format!("  {error}\n"));
+    format!("\nsnapshots: {line}\n{error}")
 }
 
 fn headline(status: &StatusReply) -> String {

@@ -100,6 +100,32 @@ fn status() -> StatusReply {
 }
 
 #[test]
+fn a_status_tells_the_newest_snapshot_and_the_next() {
+    let mut status = status();
+    status.snapshots = crate::control::types::SnapshotsStatus {
+        schedule: Some("0 */6 * * *".to_owned()),
+        next: Some(now() + jiff::SignedDuration::from_hours(4)),
+        count: 27,
+        newest: Some("a".repeat(64)),
+        newest_taken: Some(now() - jiff::SignedDuration::from_hours(2)),
+        newest_copies: 3,
+        nodes: 3,
+        bytes: 5 << 30,
+        looked: Some(now()),
+        ..Default::default()
+    };
+    let last = |status: &StatusReply| {
+        status_view::render(status, now()).lines().last().unwrap().to_owned()
+    };
+    assert_eq!(
+        "snapshots: 27, 5.0 GiB in all; the newest is 2 h old and on 3 of 3 nodes; the next in 4 h",
+        last(&status)
+    );
+    status.snapshots.error = Some("cannot take a snapshot: no space".to_owned());
+    assert_eq!("  cannot take a snapshot: no space", last(&status));
+}
+
+#[test]
 fn a_status_in_sync_says_so_first() {
     assert_snapshot!(status_view::render(&status(), now()), @r"
     in sync: 2 mounts identical on 3 nodes
@@ -422,6 +448,8 @@ fn the_configuration_is_explained() {
       HTTP        none
       conflicts   at most 10% of the disk
       trash       at most 20% of the disk of each mount
+      snapshots   at 0 */6 * * * (UTC)
+      retention   keeps all up to 3 days old, one a day up to 6 days old, one a week up to 6 weeks old, one every two weeks up to 12 weeks old, one a month up to 22 weeks old; always what is pinned and the last that can be restored
 
     mount var: /srv/var
       no preset, watch auto

@@ -26,7 +26,7 @@ impl Job<'_> {
                 continue;
             }
             let Ok(below) = path.join(&name) else { continue };
-            if self.is_left(&below) {
+            if self.is_left(&below) || is_special(handle, &name) {
                 continue;
             }
             let change = if delete { Change::Deleted } else { Change::Extra };
@@ -80,7 +80,7 @@ impl Job<'_> {
         let mut left = false;
         for name in names(&dir)? {
             let Ok(below) = path.join(&name) else { continue };
-            if self.is_left(&below) {
+            if self.is_left(&below) || is_special(&dir, &name) {
                 left = true;
             } else if let Err(error) = self.delete(&dir, &below) {
                 self.fail(&below, error);
@@ -94,6 +94,14 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether it is a FIFO, a socket or a device: these are not mirrored, and no snapshot says anything of them.
+fn is_special(at: &OwnedFd, name: &[u8]) -> bool {
+    use rustix::fs::FileType::{BlockDevice, CharacterDevice, Fifo, Socket};
+    let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
+    let special = [BlockDevice, CharacterDevice, Fifo, Socket];
+    stat.is_ok_and(|stat| special.into_iter().any(|kind| is(&stat, kind)))
 }
 
 /// The names in a directory.

@@ -1,6 +1,7 @@
 //! One file of a snapshot, put where it belongs. Several threads may do so at once in one directory.
 //!
-//! It never follows a symbolic link, deletes nothing, and shows a file only when it is whole.
+//! It never follows a symbolic link, deletes nothing that it has not made, and shows a file only when it is
+//! whole.
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
@@ -109,7 +110,7 @@ impl Place<'_> {
             (There::Same | There::Newer | There::Dir, ..) | (There::Touched, _, None) => {}
             (There::Touched, _, Some(at)) => {
                 let file = self.open_at(at, &node.name)?;
-                metadata::set(file.as_fd(), &node.meta, true, self.privileged)?;
+                metadata::set(file.as_fd(), &node.meta, false, self.privileged)?;
             }
             (_, Item::Symlink { target }, Some(at)) => self.symlink(at, node, target, temp)?,
             (_, Item::File { size, content, stored, sparse, group }, Some(at)) => {
@@ -142,7 +143,11 @@ impl Place<'_> {
             Item::File { size, content, group, .. } => {
                 let same_size = is(&stat, rustix::fs::FileType::RegularFile)
                     && u64::try_from(stat.st_size) == Ok(*size);
-                let linked = group.is_some_and(|group| self.links.contains_key(&group));
+                let first = group.and_then(|group| self.links.get(&group));
+                let linked = match first {
+                    Some(first) => self.inode(first)? != Some(stat.st_ino),
+                    None => false,
+                };
                 let reads = how.is_some_and(|how| how.read || !same_time);
                 same_size
                     && !linked
@@ -159,11 +164,28 @@ impl Place<'_> {
             nanos > i128::from(than)
         };
         Ok(match is_same {
-            true if same_time && same_mode => There::Same,
+            true if same_time && same_mode && self.has_attributes(at, node)? => There::Same,
             _ if how.and_then(|how| how.keep_newer_than).is_some_and(newer) => There::Newer,
-            true if how.is_some() => There::Touched,
+            // A link's own metadata cannot be set through its name.
+            true if how.is_some() && matches!(node.item, Item::File { .. }) => There::Touched,
             _ => There::Other,
         })
+    }
+
+    /// Whether a file that is in use has the attributes that it should; of others `stat` is believed.
+    fn has_attributes(&self, at: &OwnedFd, node: &Node) -> Result<bool, RestoreError> {
+        if self.choice.in_place.is_none() || !matches!(node.item, Item::File { .. }) {
+            return Ok(true);
+        }
+        let file = self.open_at(at, &node.name)?;
+        Ok(metadata::read_xattrs(file.as_fd())? == node.meta.xattrs)
+    }
+
+    /// The inode of a name that was put before.
+    fn inode(&self, path: &RelPath) -> Result<Option<u64>, RestoreError> {
+        let dir = self.open_dir(&path.parent().unwrap_or_else(RelPath::root))?;
+        let stat = statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW);
+        Ok(stat.ok().map(|stat| stat.st_ino))
     }
 
     fn open_at(&self, at: &OwnedFd, name: &[u8]) -> Result<OwnedFd, RestoreError> {
@@ -284,6 +306,6 @@ fn show(stage: &OwnedFd, at: &OwnedFd, node: &Node, temp: &str) -> Result<(), Re
 }
 
 /// Whether an owner is the wanted one, if that is known.
-fn is_owner(is: u32, wanted: u32) -> bool {
+pub(super) fn is_owner(is: u32, wanted: u32) -> bool {
     wanted == u32::MAX || is == wanted
 }

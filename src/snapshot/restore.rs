@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::put::{Place, Put, There};
+use super::put::{Place, Put, There, is_owner};
 use super::repository::{Repository, RepositoryError};
 use super::tree::{Item, Node, TreeRef};
 use super::walk;
@@ -367,8 +367,12 @@ impl Job<'_> {
         let same = stat.st_mode & 0o7777 == meta.mode
             && stat.st_mtime == meta.mtime.secs
             && stat.st_mtime_nsec == u64::from(meta.mtime.nanos)
-            && (stat.st_uid, stat.st_gid) == (meta.uid, meta.gid);
-        if same && self.place.choice.in_place.is_some() {
+            && is_owner(stat.st_uid, meta.uid)
+            && is_owner(stat.st_gid, meta.gid);
+        if same
+            && self.place.choice.in_place.is_some()
+            && metadata::read_xattrs(dir.as_fd())? == meta.xattrs
+        {
             return Ok(());
         }
         Ok(metadata::set(dir.as_fd(), meta, false, self.place.privileged)?)

@@ -165,3 +165,46 @@ fn what_is_damaged_is_named_and_the_rest_comes_back() {
     tree.entries.remove(&path("a/lost"));
     is_there(&tree, &to);
 }
+
+#[test]
+fn in_place_only_what_differs_is_touched_and_what_is_not_mirrored_is_left() {
+    let (folder, repository) = repository();
+    let mut tree = shop();
+    for name in ["one", "two"] {
+        tree.file(name, b"the same file");
+        let entry = tree.entries.get_mut(&path(name)).unwrap();
+        let Type::File { group, .. } = &mut entry.kind else { unreachable!() };
+        *group = Some(LinkGroup(9));
+    }
+    let root = taken(&repository, &tree).root;
+    let (to, stage) = (folder.path().join("to"), folder.path().join("to/.own"));
+    let leave = |path: &RelPath| path.components().next() == Some(b".own");
+    let again = || {
+        let (delete, read, keep_newer_than) = (true, false, None);
+        let in_place = InPlace { stage: &stage, delete, keep_newer_than, read, leave: &leave };
+        let choice = Choice { only: &[], in_place: Some(in_place), dry: false };
+        let done = restore(&repository, root, &to, &choice, &mut |_, _, _| {}).unwrap();
+        assert!(done.failed.is_empty(), "{:?}", done.failed);
+        (done.files(), done.touched, done.deleted)
+    };
+    assert!(again().0 > 0);
+    is_there(&tree, &to);
+    assert_eq!((0, 0, 0), again(), "names of one file included");
+
+    // Neither size nor times tell of an attribute.
+    let file = to.join("etc/env.php");
+    let before = fs::metadata(&file).unwrap();
+    rustix::fs::setxattr(&file, "user.evil", b"x", rustix::fs::XattrFlags::empty()).unwrap();
+    fs::create_dir(to.join("run")).unwrap();
+    for name in ["fifo", "run/fifo"] {
+        let mode = Mode::from_raw_mode(0o600);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(CWD, to.join(name), fifo, mode, 0).unwrap();
+    }
+    fs::write(to.join("run/file"), "new").unwrap();
+    assert_eq!((0, 1, 1), again(), "the attribute, and a file");
+    assert_eq!(Ok(0), rustix::fs::listxattr(&file, &mut [0_u8; 64][..]));
+    assert_eq!(before.ino(), fs::metadata(&file).unwrap().ino(), "the file is the same");
+    let left = ["fifo", "run/fifo"].iter().all(|name| to.join(name).exists());
+    assert!(left && !to.join("run/file").exists());
+}

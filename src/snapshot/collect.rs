@@ -48,27 +48,28 @@ impl Repository {
         dry: bool,
     ) -> Result<Collected, RepositoryError> {
         let mut done = Collected::default();
-        let mut needed = HashSet::new();
+        let (mut needed, mut over) = (HashSet::new(), Vec::new());
         for id in self.ids_in(REMOVED)? {
             let until = self.mark(id)?.changed_ns.saturating_add(nanos(UNDELETE_FOR));
             if until > now_ns {
                 self.need(&self.manifest_in(REMOVED, id)?.mounts, &mut needed)?;
-                continue;
-            }
-            done.snapshots += 1;
-            if !dry {
-                let path = self.path().join(REMOVED).join(id.to_string());
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            } else {
+                over.push(id);
             }
         }
-        sync_folder(&self.path().join(REMOVED))?;
         for id in self.ids_in(SNAPSHOTS)? {
             self.need(&self.manifest(id)?.mounts, &mut needed)?;
         }
         for cut in self.cuts().into_values() {
             self.need(&[cut.tree], &mut needed)?;
         }
-        let mut rest = Rest { repository: self, lock, pack: None, bytes: 0 };
+        done.snapshots = over.len() as u64;
+        for id in over.into_iter().filter(|_| !dry) {
+            let path = self.path().join(REMOVED).join(id.to_string());
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+        sync_folder(&self.path().join(REMOVED))?;
+        let mut rest = Rest { repository: self, lock, pack: None };
         let mut gone = Vec::new();
         for name in self.packs()? {
             let path = self.pack_path(&name);
@@ -116,7 +117,6 @@ struct Rest<'a> {
     repository: &'a Repository,
     lock: &'a Lock,
     pack: Option<(PathBuf, PackWriter)>,
-    bytes: u64,
 }
 
 impl Rest<'_> {
@@ -141,7 +141,6 @@ impl Rest<'_> {
             }
         };
         pack.append(&object).map_err(failed("write", path))?;
-        self.bytes += object.head.length();
         if pack.is_full() { self.finish() } else { Ok(()) }
     }
 

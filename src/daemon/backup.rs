@@ -33,17 +33,20 @@ const TURN: Duration = Duration::from_secs(60);
 /// How long a mount that is not ready is waited for: then the others are taken without it.
 const MOUNT_WAIT: Duration = Duration::from_secs(600);
 
+/// How long a folder must be as it is before what it has is remembered: some ticks of the kernel's clock.
+const LIST_RESTS: Duration = Duration::from_millis(100);
+
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(300);
 
 /// How often space is given back, besides after each removal.
 const COLLECT: Duration = Duration::from_secs(6 * 3600);
 
-/// Snapshots that go at once without a question, if they are not more than half of all.
-const REMOVED_MAX: usize = 8;
-
 /// How long after its moment a snapshot may come before that counts as missed.
 const TAKES: Duration = Duration::from_secs(15 * 60);
+
+/// More missed runs than anybody counts.
+const MISSED_MAX: usize = 100;
 
 /// How far clocks may be apart when something is removed by its age.
 const CLOCKS_APART: Duration = Duration::from_secs(3600);
@@ -135,7 +138,11 @@ impl Backup {
             return Ok((known.version.clone(), known.list.clone()));
         }
         let (version, list) = copies::list(&repository)?;
-        *known = Some(Known { changed, version: version.clone(), list: list.clone() });
+        // What changed a moment ago may change again with the same time.
+        let now = std::time::SystemTime::now();
+        let age = |at: &std::time::SystemTime| now.duration_since(*at).unwrap_or_default();
+        let at_rest = changed.iter().flatten().all(|at| age(at) > LIST_RESTS);
+        *known = at_rest.then(|| Known { changed, version: version.clone(), list: list.clone() });
         Ok((version, list))
     }
 }
@@ -149,7 +156,10 @@ struct Memory {
     collected: Option<Instant>,
     /// Space is to be given back.
     removed: bool,
-    error: Option<String>,
+    /// What went wrong with each step when it was last tried.
+    errors: [Option<String>; 3],
+    /// When what could not be copied is tried again.
+    fill_at: Option<Instant>,
 }
 
 /// Looks at what is due until the daemon ends.
@@ -210,6 +220,9 @@ async fn mount_states(shared: &Shared, plan: &Plan) -> States {
     (ready, not_ready)
 }
 
+/// What came of a step; nothing if it was not its time.
+type Step = Option<Result<(), String>>;
+
 /// One look.
 struct Look<'a> {
     shared: &'a Shared,
@@ -220,38 +233,39 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn all(&self, memory: &mut Memory) {
-        let looked = self.steps(memory);
-        if let Err(error) = &looked {
-            tracing::error!(error, "cannot look after the snapshots");
-        }
-        memory.error = match (looked, memory.error.take()) {
-            (Err(error), _) => Some(error),
-            (Ok(()), before) => before.filter(|_| memory.retry_at.is_some()),
-        };
-        match self.status(memory) {
+        let looked = self.steps(memory).and_then(|()| self.status(memory));
+        match looked {
             Ok(status) => *lock(&self.shared.backup.status) = status,
             Err(error) => lock(&self.shared.backup.status).error = Some(chain(&error)),
         }
     }
 
-    fn steps(&self, memory: &mut Memory) -> Result<(), String> {
-        let told = |error: RepositoryError| chain(&error);
-        let backup = &self.shared.backup;
-        let repository = backup.repository(&self.shared.state).map_err(told)?;
-        copies::merge_marks(&repository, &memory.told).map_err(told)?;
+    fn steps(&self, memory: &mut Memory) -> Result<(), RepositoryError> {
+        let repository = self.shared.backup.repository(&self.shared.state)?;
+        copies::merge_marks(&repository, &memory.told)?;
         // One that fails does not keep the others from what they do.
-        let steps = [
-            self.take(memory),
-            self.fill(&repository, memory),
-            self.retain(&repository, memory).map_err(told),
-        ];
-        steps.into_iter().collect()
+        let steps =
+            [self.take(memory), self.fill(&repository, memory), self.retain(&repository, memory)];
+        for (error, step) in memory.errors.iter_mut().zip(steps) {
+            // What is not tried now is as it was.
+            let Some(done) = step else { continue };
+            if let Some(new) = done.as_ref().err().filter(|new| Some(*new) != error.as_ref()) {
+                tracing::error!(error = new, "cannot look after the snapshots");
+            }
+            *error = done.err();
+        }
+        Ok(())
     }
 
     /// Makes whole here what others have.
-    fn fill(&self, repository: &Repository, memory: &Memory) -> Result<(), String> {
-        let list = self.shared.backup.list(&self.shared.state);
-        let (_, ours) = list.map_err(|error| chain(&error))?;
+    fn fill(&self, repository: &Repository, memory: &mut Memory) -> Step {
+        if memory.fill_at.is_some_and(|at| at > Instant::now()) {
+            return None;
+        }
+        let ours = match self.shared.backup.list(&self.shared.state) {
+            Ok((_, ours)) => ours,
+            Err(error) => return Some(Err(chain(&error))),
+        };
         let mut failed = Ok(());
         for (id, holders) in copies::lacking(&ours, &memory.told) {
             if self.shared.is_stopping() {
@@ -273,26 +287,31 @@ impl Look<'_> {
                 }
             }
         }
-        failed
+        memory.fill_at = failed.is_err().then(|| Instant::now() + RETRY);
+        Some(failed)
     }
 
     /// Takes a snapshot if one is due, and nobody else does.
-    fn take(&self, memory: &mut Memory) -> Result<(), String> {
-        let Some(schedule) = &self.plan.schedule else { return Ok(()) };
-        let last = self.last_run(memory).map_err(|error| chain(&error))?;
+    fn take(&self, memory: &mut Memory) -> Step {
+        let schedule = self.plan.schedule.as_ref()?;
+        let last = match self.last_run(memory) {
+            Ok(last) => last,
+            Err(error) => return Some(Err(chain(&error))),
+        };
         if !schedule.due(last, Timestamp::now()) {
-            (memory.due_since, memory.retry_at) = (None, None);
-            return Ok(());
+            memory.due_since = None;
+            // Somebody else has done what failed here.
+            return memory.retry_at.take().map(|_| Ok(()));
         }
         let waited = memory.due_since.get_or_insert_with(Instant::now).elapsed();
         let (ready, not_ready) = &self.states;
         let patient = not_ready.is_empty() || waited >= MOUNT_WAIT;
         let retries = memory.retry_at.is_none_or(|at| at <= Instant::now());
         if waited < TURN * self.position() || !patient || !retries || ready.is_empty() {
-            return Ok(());
+            return None;
         }
         let request = SnapshotRequest::default();
-        match snapshots::try_create(self.shared, ready, request) {
+        Some(match snapshots::try_create(self.shared, ready, request) {
             Ok(reply) => {
                 tracing::info!(
                     snapshot = &reply.id[..12],
@@ -315,7 +334,7 @@ impl Look<'_> {
                 memory.retry_at = Some(Instant::now() + RETRY);
                 Err(format!("cannot take a snapshot: {}", chain(&error)))
             }
-        }
+        })
     }
 
     /// When the last snapshot was taken, here or elsewhere.
@@ -334,26 +353,34 @@ impl Look<'_> {
     }
 
     /// Removes snapshots whose time is over, and gives back their space.
-    fn retain(&self, repository: &Repository, memory: &mut Memory) -> Result<(), RepositoryError> {
+    fn retain(&self, repository: &Repository, memory: &mut Memory) -> Step {
         let due = memory.collected.is_none_or(|then| then.elapsed() >= COLLECT);
-        if !due && !memory.removed || !self.clocks_agree(memory) {
-            return Ok(());
+        // Right after a start nobody has said yet what time it is.
+        let alone = self.shared.other_members().is_empty();
+        if !due && !memory.removed || memory.told.is_empty() && !alone {
+            return None;
         }
+        // What fails is not tried at every look: every tree is read for it.
+        (memory.collected, memory.removed) = (Some(Instant::now()), false);
+        if !self.clocks_agree(memory) {
+            return Some(Err("clocks are apart: no snapshot is removed by its age".to_owned()));
+        }
+        Some(self.remove_old(repository).unwrap_or_else(|error| Err(chain(&error))))
+    }
+
+    fn remove_old(&self, repository: &Repository) -> Result<Result<(), String>, RepositoryError> {
         let _turn = self.shared.backup.turn();
         let lock = repository.wait_lock()?;
         repository.settle(&lock)?;
         let judged = repository.judge(&self.plan.retention, now_ns())?;
         let over: Vec<_> = judged.iter().filter(|(.., is)| *is == Verdict::Remove).collect();
-        if over.len() > REMOVED_MAX.max(judged.len() / 2) {
-            // A clock that is years ahead says so, or a retention that nobody has thought over.
-            memory.collected = Some(Instant::now());
-            tracing::error!(
-                snapshots = over.len(),
-                of = judged.len(),
-                "more than half of the snapshots are over their time at once, and stay; \
-                 `trefoil snapshot prune` removes them"
-            );
-            return Ok(());
+        if !Retention::may_remove(over.len(), judged.len()) {
+            return Ok(Err(format!(
+                "{} of {} snapshots are over their time at once, and stay; `trefoil snapshot \
+                 prune` removes them",
+                over.len(),
+                judged.len()
+            )));
         }
         for &&(id, ..) in &over {
             match repository.remove(&lock, id, now_ns()) {
@@ -367,8 +394,7 @@ impl Look<'_> {
             let (packs, freed_bytes) = (done.packs, done.freed_bytes);
             tracing::info!(packs, freed_bytes, "gave back the space of removed snapshots");
         }
-        (memory.collected, memory.removed) = (Some(Instant::now()), false);
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn clocks_agree(&self, memory: &Memory) -> bool {
@@ -376,12 +402,6 @@ impl Look<'_> {
         let apart = |told: &Told| Duration::from_nanos(told.now_ns.abs_diff(ours));
         let most = memory.told.values().map(apart).max().unwrap_or_default();
         // What a node said may be as old as a look.
-        if most > CLOCKS_APART {
-            tracing::warn!(
-                seconds = most.as_secs(),
-                "clocks are apart: no snapshot is removed by its age"
-            );
-        }
         most <= CLOCKS_APART
     }
 
@@ -394,7 +414,7 @@ impl Look<'_> {
         let schedule = self.plan.schedule.as_ref();
         let missed = schedule.map_or(0, |schedule| {
             let until = now - SignedDuration::try_from(TAKES).unwrap_or_default();
-            missed(schedule, newest.map(|one| time(one.taken_ns)), until)
+            newest.map_or(1, |one| schedule.count(time(one.taken_ns), until, MISSED_MAX))
         });
         let has = |id: &str, told: &&Told| {
             told.list.iter().flatten().any(|one| one.held && one.id == *id)
@@ -412,29 +432,14 @@ impl Look<'_> {
             newest_taken: newest.map(|one| time(one.taken_ns)),
             newest_copies: copies,
             nodes: shared.members().active().count() as u64,
-            missed,
+            missed: missed as u64,
             lacking: copies::lacking(&list, &memory.told).len() as u64,
             bytes,
             free_bytes: free_bytes(repository.path()).unwrap_or_default(),
-            error: memory.error.clone(),
+            error: memory.errors.iter().flatten().next().cloned(),
             looked: Some(now),
         })
     }
-}
-
-/// How many moments of the schedule have passed since the newest snapshot.
-fn missed(schedule: &Schedule, newest: Option<Timestamp>, now: Timestamp) -> u64 {
-    /// More than anybody counts.
-    const MOST: u64 = 100;
-    let Some(mut at) = newest else { return 1 };
-    let mut count = 0;
-    while count < MOST {
-        match schedule.next_after(at) {
-            Some(next) if next <= now => (count, at) = (count + 1, next),
-            _ => break,
-        }
-    }
-    count
 }
 
 fn free_bytes(path: &std::path::Path) -> io::Result<u64> {

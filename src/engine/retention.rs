@@ -26,6 +26,9 @@ use jiff::{SignedDuration, Timestamp, tz::Offset};
 use super::schedule::Schedule;
 
 const DAY: Duration = Duration::from_hours(24);
+/// Snapshots that go at once without a question, even if they are more than half of all.
+const AT_ONCE: usize = 8;
+
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
 /// A rule by which snapshots are kept. Each part keeps what it names, whatever the others say; the
@@ -163,6 +166,13 @@ impl Retention {
             ballot.keep_oldest_of(*tier);
         }
         ballot.verdicts()
+    }
+
+    /// Whether so many of all may go without a person's word. More at once is what a clock says that is
+    /// years ahead, or a rule that nobody has thought over.
+    #[must_use]
+    pub fn may_remove(over: usize, all: usize) -> bool {
+        over <= AT_ONCE.max(all / 2)
     }
 
     /// What would be left after a time in which a snapshot is taken at each moment of the schedule,

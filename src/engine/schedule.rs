@@ -183,6 +183,13 @@ impl Schedule {
         self.last_until(now).is_some_and(|moment| moment > last_run)
     }
 
+    /// How many moments have passed after one and up to another, up to `most`.
+    #[must_use]
+    pub fn count(&self, after: Timestamp, until: Timestamp, most: usize) -> usize {
+        let next = |at: &Timestamp| self.next_after(*at).filter(|next| *next <= until);
+        std::iter::successors(next(&after), next).take(most).count()
+    }
+
     /// What the wall clock shows, as if it were UTC, and how much later it shows that again or
     /// earlier has shown it before.
     fn face(&self, at: i64) -> Option<(DateTime<Utc>, TimeDelta)> {

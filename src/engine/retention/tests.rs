@@ -309,3 +309,10 @@ fn durations_are_words() {
         assert_eq!(expected, words(Duration::from_secs(seconds)));
     }
 }
+
+#[test]
+fn more_than_half_at_once_needs_a_word() {
+    let may = |over, all| Retention::may_remove(over, all);
+    assert!(may(0, 0) && may(8, 9) && may(14, 28) && may(1, 28));
+    assert!(!may(15, 28) && !may(9, 10));
+}

@@ -344,3 +344,16 @@ fn an_error_says_what_is_wrong_and_what_is_right() {
         error.to_string()
     );
 }
+
+#[test]
+fn moments_between_two_times_are_counted_up_to_a_limit() {
+    let schedule = Schedule::parse("0 */6 * * *", None).unwrap();
+    let at = |text: &str| text.parse().unwrap();
+    let count = |after, until, most| schedule.count(at(after), at(until), most);
+    assert_eq!(0, count("2026-11-29T06:00:01Z", "2026-11-29T11:59:59Z", 9));
+    assert_eq!(0, count("2026-11-29T06:00:00Z", "2026-11-29T11:59:59Z", 9), "it is done");
+    assert_eq!(1, count("2026-11-29T06:00:00Z", "2026-11-29T12:00:00Z", 9));
+    assert_eq!(4, count("2026-11-29T06:00:01Z", "2026-11-30T06:00:00Z", 9));
+    assert_eq!(9, count("2026-01-01T00:00:00Z", "2026-11-30T06:00:00Z", 9));
+    assert_eq!(0, count("2027-01-01T00:00:00Z", "2026-11-30T06:00:00Z", 9));
+}

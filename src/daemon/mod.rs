@@ -60,6 +60,9 @@ use crate::engine::{Class, ClassTable, Policy};
 use crate::model::NodeId;
 use crate::net::{self, ControlMessage, LinkHandle, Members, MountHello, Net, NetConfig};
 
+/// How long is waited for what still runs when all else has ended. A repository is whole at any moment.
+const STOP_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// This program's release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
@@ -299,6 +302,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             tracing::error!("a thread ended in a panic");
         }
     }
+    // A copy of a snapshot may be under way, and wait for an answer that does not come any more.
+    runtime.shutdown_timeout(STOP_WAIT);
     tracing::info!("stopped");
     result
 }

@@ -96,8 +96,12 @@ fn holds(record: &WhyRecord) -> String {
     let mode = record.mode.as_ref().map_or_else(String::new, |mode| format!(", {mode}"));
     let content = record.content.as_ref().and_then(|hash| hash.get(..8));
     let content = content.map_or_else(String::new, |hash| format!(", {hash}"));
-    let joined = if record.joined { ", found when it joined" } else { "" };
-    format!("{}{bytes}{mode}{content}{joined}", record.kind)
+    let weak = if record.weak {
+        ", edited by nobody (found on joining, or kept for what is in it)"
+    } else {
+        ""
+    };
+    format!("{}{bytes}{mode}{content}{weak}", record.kind)
 }
 
 fn doing(node: &WhyNode, now: Timestamp) -> Option<String> {

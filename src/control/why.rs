@@ -66,6 +66,7 @@ pub struct WhyRecord {
     pub author: String,
     /// When.
     pub edited: Timestamp,
-    /// It was found on the disk when its author joined the cluster.
-    pub joined: bool,
+    /// Nobody edited it: it was found on the disk when its author joined the cluster, or it is a
+    /// directory that stayed for what was in it.
+    pub weak: bool,
 }

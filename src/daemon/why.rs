@@ -135,7 +135,7 @@ fn told(shared: &Shared, record: &Record) -> WhyRecord {
         mode: entry.map(|entry| format!("{:04o}", entry.meta.mode)),
         author: author.unwrap_or_else(|| stamp.node.to_string()),
         edited: timestamp(UNIX_EPOCH + Duration::from_nanos(stamp.counter)),
-        joined: record.version.joined,
+        weak: record.version.weak,
     }
 }
 

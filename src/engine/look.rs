@@ -345,7 +345,7 @@ impl Engine {
             Some(ours) => Version { touched: stamp, ..ours.version.clone() },
             None => {
                 let mut version = Version::edit(stamp, ours.map(|ours| &ours.version));
-                version.joined = joining && ours.is_none();
+                version.weak = joining && ours.is_none();
                 if entry.is_dir() {
                     version.touched = stamp;
                 }

@@ -7,8 +7,8 @@
 //! 2. an edit that the other one has taken into account loses to it;
 //! 3. equal entries are agreement, whatever their history;
 //! 4. otherwise both are concurrent, and every node picks the same winner without talking:
-//!    a directory before anything else, an edit before a deletion, both before what a joining node
-//!    found on its disk (which also loses to deletions); then the later stamp.
+//!    a directory before anything else, an edit before a deletion, both before what nobody edited
+//!    ([`Version::weak`], which also loses to deletions); then the later stamp.
 
 use crate::model::{Entry, Record, Version};
 
@@ -47,7 +47,8 @@ pub fn reconcile(ours: Option<&Record>, theirs: &Record) -> Verdict {
         }
         return Verdict::Learn(Version { vector, ..ours.version.clone() });
     }
-    let keep_ours = ours.entry.is_some()
+    let keep_ours = ours.is_live()
+        && !ours.is_dir()
         && ours.version.stamp != theirs.version.stamp
         && !theirs.version.seen.contains(ours.version.stamp)
         && !same(ours.entry.as_ref(), theirs.entry.as_ref());
@@ -74,8 +75,8 @@ fn beats(a: &Record, b: &Record) -> bool {
 
 /// Among concurrent records the higher rank wins, whatever the stamps.
 fn rank(record: &Record) -> u8 {
-    match (&record.entry, record.version.joined) {
-        (Some(entry), _) if entry.is_dir() && !record.version.joined => 4,
+    match (&record.entry, record.version.weak) {
+        (Some(entry), _) if entry.is_dir() && !record.version.weak => 4,
         (Some(_), false) => 3,
         (None, _) => 2,
         (Some(entry), true) if entry.is_dir() => 1,
@@ -99,7 +100,7 @@ mod tests {
     };
 
     /// "x a3 | a3 b2 | c1": content x (`-` tombstone, `/` directory), stamp, seen, decided against.
-    /// A leading `?` marks what a joining node found.
+    /// A leading `?` marks what nobody edited.
     fn record(text: &str) -> Record {
         let mut parts = text.split('|');
         let mut head = parts.next().unwrap().split_whitespace();
@@ -137,7 +138,7 @@ mod tests {
                 stamp,
                 seen,
                 vector: all,
-                joined: content.starts_with('?'),
+                weak: content.starts_with('?'),
                 touched: Stamp::default(),
             },
         }
@@ -194,7 +195,15 @@ mod tests {
     fn what_a_joining_node_found_loses_even_to_a_deletion() {
         check("?x a9", "- b1", "take, keep ours");
         check("?x a9", "y b1", "take, keep ours");
-        check("?/ a9", "- b1", "take, keep ours");
+        check("?/ a9", "- b1", "take");
+    }
+
+    #[test]
+    fn a_directory_that_was_kept_for_its_children_goes_with_the_next_removal() {
+        // c kept what b had removed; b's second removal had not seen that.
+        check("?/ c5 | a1 | b3", "- b7 | a1", "take");
+        check("?/ c5 | a1 | b3", "- b3 | a1", "keep");
+        check("?/ c5 | a1 | b3", "/ b6 | a1", "take");
     }
 
     #[test]

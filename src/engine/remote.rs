@@ -268,7 +268,8 @@ impl Engine {
     }
 
     /// A directory shall go but has children: they are on their way out, or whoever removed it has
-    /// never seen them. Then it stays, as a new edit that takes the removal into account.
+    /// never seen them. Then it stays, as a new version that takes the removal into account; a weak
+    /// one, for nobody made it: a removal by who has seen more may be on its way.
     fn clear_or_revive(
         &mut self,
         now: Now,
@@ -285,6 +286,7 @@ impl Engine {
         let mut version = Version::edit(self.clock.stamp(now), Some(&ours.version));
         version.vector.merge(&theirs.version.vector);
         version.touched = ours.version.touched;
+        version.weak = true;
         let record = Record { version, ..ours.clone() };
         self.store(now, record, None, None);
         self.finish(now, path);

@@ -63,7 +63,7 @@ pub fn relation(ours: Option<&Record>, theirs: Option<&Record>) -> &'static str 
         (false, true) => return "newer: made or chosen with what is here in view",
         _ => {}
     }
-    let dir = |record: &Record| record.is_dir() && !record.version.joined;
+    let dir = |record: &Record| record.is_dir() && !record.version.weak;
     match theirs_wins {
         _ if ours.entry == theirs.entry => "another edit with the same result",
         true if dir(theirs) && !dir(ours) => {
@@ -72,10 +72,10 @@ pub fn relation(ours: Option<&Record>, theirs: Option<&Record>) -> &'static str 
         false if dir(ours) && !dir(theirs) => {
             "concurrent, and loses: a directory before anything else"
         }
+        true if ours.version.weak => "wins: what is here nobody edited, it was found or kept",
+        false if theirs.version.weak => "loses: nobody edited it, it was found or kept there",
         true if !ours.is_live() => "concurrent, and wins: an edit before a deletion",
         false if !theirs.is_live() => "concurrent, and loses: an edit before a deletion",
-        true if ours.version.joined => "wins: before what was found when this node joined",
-        false if theirs.version.joined => "loses: it was found when that node joined",
         true => "concurrent, and wins: it is the later edit",
         false => "concurrent, and loses: it is the earlier edit",
     }

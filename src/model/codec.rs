@@ -87,7 +87,7 @@ struct VersionBytes {
     #[prost(message, repeated, tag = "2")]
     seen: Vec<StampBytes>,
     #[prost(bool, tag = "3")]
-    joined: bool,
+    weak: bool,
     #[prost(message, optional, tag = "4")]
     touched: Option<StampBytes>,
     /// What `vector` has beyond `seen`; mostly nothing.
@@ -237,7 +237,7 @@ impl From<&Version> for VersionBytes {
         Self {
             stamp: Some(version.stamp.into()),
             seen: version.seen.pairs().map(stamp).collect(),
-            joined: version.joined,
+            weak: version.weak,
             touched: (touched != Stamp::default()).then(|| touched.into()),
             decided: version.vector.pairs().filter(new).map(stamp).collect(),
         }
@@ -266,7 +266,7 @@ impl TryFrom<VersionBytes> for Version {
             return Err(DecodeError::Field("version vector"));
         }
         let touched = bytes.touched.map(Into::into).unwrap_or_default();
-        Ok(Self { stamp, seen, vector, joined: bytes.joined, touched })
+        Ok(Self { stamp, seen, vector, weak: bytes.weak, touched })
     }
 }
 
@@ -311,13 +311,13 @@ mod tests {
         let pair = || (any::<u64>(), 0..=limits::NUMBER_MAX);
         let pairs = prop::collection::vec(pair(), 1..5);
         let touched = pair().prop_map(|(node, counter)| (counter, node));
-        (pairs, any::<bool>(), touched).prop_map(|(pairs, joined, (c, n))| {
+        (pairs, any::<bool>(), touched).prop_map(|(pairs, weak, (c, n))| {
             let stamp = Stamp { counter: pairs[0].1, node: NodeId(pairs[0].0) };
             let seen = VersionVector::from_pairs(pairs.into_iter().map(|(n, c)| (NodeId(n), c)));
             let touched = Stamp { counter: c, node: NodeId(n) };
             let mut vector = seen.clone();
             vector.add(touched);
-            Version { stamp, seen, vector, joined, touched }
+            Version { stamp, seen, vector, weak, touched }
         })
     }
 

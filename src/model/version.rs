@@ -87,9 +87,10 @@ pub struct Version {
     /// `seen`, and every edit that some node has decided against in favour of this one. It only
     /// grows, so that nodes which decide in different orders end at the same record.
     pub vector: VersionVector,
-    /// Found on disk by a node that was joining: it loses to every other version it is
-    /// concurrent with, deletions too, and is then kept in the conflict store.
-    pub joined: bool,
+    /// Nobody made this edit: found on disk by a node that was joining, or a directory that stays
+    /// for what is in it although somebody removed it. It loses to every other version it is
+    /// concurrent with, deletions too; a file is then kept in the conflict store.
+    pub weak: bool,
     /// When a directory's modification time was last set, and by whom. It moves with every child,
     /// so it is no edit: it never keeps a deleted directory alive. Zero for other kinds.
     pub touched: Stamp,
@@ -103,7 +104,7 @@ impl Version {
         let mut vector = before.map(|b| b.vector.clone()).unwrap_or_default();
         seen.add(stamp);
         vector.add(stamp);
-        Self { stamp, seen, vector, joined: false, touched: Stamp::default() }
+        Self { stamp, seen, vector, weak: false, touched: Stamp::default() }
     }
 }
 

@@ -60,7 +60,7 @@ fn version(rng: &mut Rng) -> Version {
     let touched = Stamp { counter: bounded(rng), node: NodeId(rng.next()) };
     let mut vector = seen.clone();
     vector.add(touched);
-    Version { stamp, seen, vector, joined: rng.chance(2), touched }
+    Version { stamp, seen, vector, weak: rng.chance(2), touched }
 }
 
 fn entry(rng: &mut Rng, content: Option<&[u8]>) -> Entry {

@@ -284,7 +284,7 @@ impl World {
             }
         }
         let Some((content, _)) = record.entry.as_ref().and_then(Entry::content) else { return };
-        if from.is_some() && !record.version.joined {
+        if from.is_some() && !record.version.weak {
             self.ledger.arrived.insert((record.path.clone(), content));
         }
         if from.is_some() {

@@ -35,7 +35,7 @@ use crate::profile::Generation;
 use crate::world::{Report, SECOND, World};
 
 /// Seeds that failed once.
-const PINNED: [u64; 25] = [
+const PINNED: [u64; 26] = [
     41_000_001_122,
     41_000_015_098,
     41_000_019_483,
@@ -60,6 +60,7 @@ const PINNED: [u64; 25] = [
     70_000_700_589,
     92_000_002_237,
     94_000_019_760,
+    94_000_066_233,
     94_000_109_455,
 ];
 

@@ -80,7 +80,7 @@ pub fn show(record: &Record) -> String {
         record.path,
         version.stamp.node.0,
         short(version.stamp.counter),
-        if version.joined { " joined" } else { "" },
+        if version.weak { " weak" } else { "" },
         pairs(&version.seen),
         pairs(&version.vector),
         version.touched.node.0,

@@ -35,3 +35,13 @@ fn a_directory_with_what_is_not_mirrored_does_not_wait_for_a_barrier_that_waits_
     assert_eq!(["list d"], *story.applied("d", Outcome::NotEmpty));
     assert_eq!(["keep d", "fetch d/x.bar"], *story.tell(Input::Listed(path("d"))));
 }
+
+#[test]
+fn a_directory_that_stayed_for_a_child_is_no_edit_that_outlives_the_next_removal() {
+    let mut story = Story::new(vec![live("d", Kind::Dir, 1), file("d/c", 2)]);
+    let made = story.records[0].version.clone();
+    assert_eq!(["keep d"], *story.removed("d", 5, None));
+    story.records.retain(|record| record.path != path("d/c"));
+    let again = Record { path: path("d"), entry: None, version: version(200, Some(&made)) };
+    assert_eq!(["apply d"], *story.announced(Lane::Normal, 6, None, again));
+}

@@ -191,9 +191,11 @@ impl Incoming {
     }
 
     /// The source's want cannot go on by itself.
-    pub(super) fn park(&mut self, lane: Lane, source: &Source) {
+    /// `leaves`: it waits for what is in a directory to go.
+    pub(super) fn park(&mut self, lane: Lane, source: &Source, leaves: bool) {
         let weight = source.weight();
-        let place = if self.is_emptied(source) {
+        let emptied = leaves && self.lacks_below(lane, source) || self.is_emptied(source);
+        let place = if emptied {
             Place::Emptied(source.record.path.clone(), lane as usize)
         } else {
             place(lane, source)
@@ -207,8 +209,18 @@ impl Incoming {
 
     /// Whether this may be a directory that shall go, and what is in it was let go.
     fn is_emptied(&self, source: &Source) -> bool {
+        source.after.is_some() && self.let_go_below(source)
+    }
+
+    /// Whether the peer may have announced, before this, something below its path that is not known
+    /// here any more: it was let go, and may be about to come again.
+    pub(super) fn lacks_below(&self, lane: Lane, source: &Source) -> bool {
+        self.let_go_below(source) || source.sequence > self.received[lane as usize]
+    }
+
+    fn let_go_below(&self, source: &Source) -> bool {
         let last = self.gone.as_ref().and_then(|gone| gone.path.as_ref());
-        source.after.is_some() && last.is_some_and(|last| source.record.path < *last)
+        last.is_some_and(|last| source.record.path < *last)
     }
 
     /// The source's want is looked at again, or gone.

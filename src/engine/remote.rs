@@ -278,7 +278,8 @@ impl Engine {
         theirs: &Record,
     ) {
         let busy = self.slots_below(path).next().is_some();
-        if busy && !self.slots_below(path).any(|(_, slot)| slot.keeps_directory()) {
+        let cleared = busy && !self.slots_below(path).any(|(_, slot)| slot.keeps_directory());
+        if cleared || self.lacks_below(path) {
             self.retry_want(now, path, SOON_MS, Waits::Children);
             return;
         }
@@ -290,6 +291,14 @@ impl Engine {
         let record = Record { version, ..ours.clone() };
         self.store(now, record, None, None);
         self.finish(now, path);
+    }
+
+    /// Whether who announced the want may have announced removals below it, before, that were let go.
+    fn lacks_below(&self, path: &RelPath) -> bool {
+        let want = self.slots.get(path).and_then(|slot| slot.want.as_deref());
+        want.iter().flat_map(|want| &want.sources).any(|(&(peer, lane), source)| {
+            self.peers.get(&peer).is_some_and(|incoming| incoming.lacks_below(lane, source))
+        })
     }
 
     pub(super) fn slots_below<'a>(

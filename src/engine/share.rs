@@ -23,8 +23,8 @@
 //! waits: it goes next. What is to be made waits for its directory: directories go after that, those
 //! furthest down first. Removals go last: the peer may be waiting for one before it gives a directory
 //! back. A directory that shall go waits for what is in it: of the removals the one furthest up goes
-//! first, and while something is let go no ordered one above it is kept. A barrier that is kept does
-//! not pass what was let go before it.
+//! first, and while something is let go no ordered one above it is kept, nor what is to replace a
+//! directory there. A barrier that is kept does not pass what was let go before it.
 //!
 //! What was let go comes again with the next link, which goes on from what is done: an
 //! acknowledgement never passes it. The link is made anew when half of the share is free and a second
@@ -34,7 +34,7 @@
 use super::Engine;
 use super::clock::Now;
 use super::incoming::Incoming;
-use super::want::Source;
+use super::want::{Source, Waits};
 use crate::model::{Kind, Lane, NodeId, RelPath};
 
 #[cfg(test)]
@@ -84,9 +84,10 @@ impl Engine {
     /// The path's want cannot go on by itself.
     pub(super) fn park(&mut self, path: &RelPath) {
         let want = self.slots.get(path).and_then(|slot| slot.want.as_deref());
+        let leaves = want.is_some_and(|want| want.waits == Waits::Children);
         for (&(peer, lane), source) in want.iter().flat_map(|want| &want.sources) {
             if let Some(incoming) = self.peers.get_mut(&peer) {
-                incoming.park(lane, source);
+                incoming.park(lane, source, leaves);
                 self.crowded.insert(peer);
             }
         }

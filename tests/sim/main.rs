@@ -35,7 +35,7 @@ use crate::profile::Generation;
 use crate::world::{Report, SECOND, World};
 
 /// Seeds that failed once.
-const PINNED: [u64; 26] = [
+const PINNED: [u64; 27] = [
     41_000_001_122,
     41_000_015_098,
     41_000_019_483,
@@ -62,6 +62,7 @@ const PINNED: [u64; 26] = [
     94_000_019_760,
     94_000_066_233,
     94_000_109_455,
+    96_000_017_198,
 ];
 
 /// Seeds that failed once, of the first generation.

@@ -151,6 +151,31 @@ fn a_directory_that_shall_go_is_not_kept_without_what_is_let_go_below_it() {
 }
 
 #[test]
+fn what_replaces_a_directory_waits_for_what_is_let_go_below_it() {
+    // Who passes the file on never had the directory: to him its place in the order is nothing.
+    let mut story = story(vec![live("d", Kind::Dir, 1), file("d/e", 1)]);
+    let inner = story.removal("d/e");
+    for n in 1..=SHARE as u64 {
+        story.announced(Lane::Normal, n, Some(50), file(&format!("x{n}"), n));
+    }
+    story.announced(Lane::Normal, 10, Some(50), inner.clone());
+    let replacement = Record { version: story.removal("d").version, ..file("d", 11) };
+    let said = story.announced(Lane::Normal, 11, None, replacement.clone());
+    assert!(said.is_empty(), "{said:?}");
+    let said = arrive(&mut story, 50);
+    assert!(said.iter().all(|one| one.starts_with("fetch x")), "{said:?}");
+    for n in 1..=SHARE as u64 {
+        let (path, content) = (path(&format!("x{n}")), ContentId::of(b"x"));
+        story.tell(Input::Fetched { path, content, result: Ok(()) });
+        story.applied(&format!("x{n}"), Outcome::Done(None));
+    }
+    story.pass(ASK_MS);
+    assert!(relink(&mut story) < Sequence(10), "both come again");
+    assert_eq!(["apply d/e"], *story.announced(Lane::Normal, 10, None, inner));
+    assert_eq!(["fetch d"], *story.announced(Lane::Normal, 11, None, replacement));
+}
+
+#[test]
 fn a_barrier_does_not_pass_what_was_let_go_before_it() {
     let mut story = story(Vec::new());
     for n in 1..=2 * SHARE as u64 {

@@ -21,11 +21,11 @@ use tokio::net::UnixStream;
 use super::{
     refusal::RefusalBody,
     types::{
-        ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Nothing,
-        Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply, SnapshotReply,
-        SnapshotRequest, StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply,
-        TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
-        WhyReply, WhyRequest,
+        ConflictStatus, DeployReply, DeployRequest, HealReply, HealRequest, HeldReply, HeldWord,
+        MarkReply, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply,
+        SnapshotReply, SnapshotRequest, StatusReply, TrashListReply, TrashListRequest,
+        TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest,
+        WaitReply, WaitRequest, WhyReply, WhyRequest,
     },
 };
 
@@ -153,6 +153,14 @@ impl Client {
     /// [`ClientError`]
     pub async fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReply, ClientError> {
         self.call(Method::POST, "/v1/snapshots", request, None).await
+    }
+
+    /// Has damaged objects of the repository put aside and stored again.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn heal(&self, request: &HealRequest) -> Result<HealReply, ClientError> {
+        self.call(Method::POST, "/v1/snapshots/heal", request, None).await
     }
 
     /// The conflict store, newest first.

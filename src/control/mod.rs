@@ -22,6 +22,7 @@
 //! | `POST /v1/mounts/NAME/mark` | [`Daemon::mark`] |
 //! | `POST /v1/nodes/NAME/remove` | [`Daemon::remove`] |
 //! | `POST /v1/snapshots` | [`Daemon::snapshot`] |
+//! | `POST /v1/snapshots/heal` | [`Daemon::heal`] |
 //! | `POST /v1/reload` | [`Daemon::reload`] |
 
 mod body;
@@ -44,10 +45,10 @@ use std::{future::Future, io::Read};
 pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
-    ConflictStatus, DeployReply, DeployRequest, HeldReply, HeldWord, MarkReply, Refusal,
-    ReloadReply, RemoveReply, RestoreReply, SnapshotReply, SnapshotRequest, StatusReply,
-    TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress,
-    VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
+    ConflictStatus, DeployReply, DeployRequest, HealReply, HealRequest, HeldReply, HeldWord,
+    MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, SnapshotReply, SnapshotRequest,
+    StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest,
+    VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -129,6 +130,10 @@ pub trait Daemon: Send + Sync + 'static {
         &self,
         request: SnapshotRequest,
     ) -> impl Future<Output = Result<SnapshotReply, Refusal>> + Send;
+
+    /// Puts damaged objects of the repository aside, and stores them again.
+    fn heal(&self, request: HealRequest)
+    -> impl Future<Output = Result<HealReply, Refusal>> + Send;
 
     /// Reads the configuration again and takes over what can be changed while running.
     fn reload(&self) -> impl Future<Output = Result<ReloadReply, Refusal>> + Send;

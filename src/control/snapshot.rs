@@ -1,4 +1,4 @@
-//! What `snapshot create` asks and is told, as JSON.
+//! What `snapshot create` and `snapshot verify --heal` ask and are told, as JSON.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,43 @@ pub struct SnapshotRequest {
     /// Nothing removes it by itself.
     #[serde(default)]
     pub pin: bool,
+}
+
+/// An object of the repository.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotObject {
+    /// Its kind's number in the format.
+    pub kind: u8,
+    /// Its id, in hexadecimal.
+    pub id: String,
+}
+
+/// Damaged objects are to be put aside and stored again.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealRequest {
+    /// Which; ten thousand at most.
+    pub objects: Vec<SnapshotObject>,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HealReply {
+    /// Packs that were put aside.
+    pub packs: u64,
+    /// Manifests that were put aside: they come again from other nodes.
+    pub manifests: u64,
+    /// Where they are.
+    pub quarantine: String,
+    /// Objects that were stored again from the files of this node.
+    pub from_files: u64,
+    /// Objects that were stored again from repositories of other nodes.
+    pub from_nodes: u64,
+    /// Objects that nobody has.
+    pub lost: u64,
+    /// Why the last of those could not be had.
+    pub reason: Option<String>,
 }
 
 /// How it is with the snapshots, as it was last looked at.
@@ -40,6 +77,12 @@ pub struct SnapshotsStatus {
     pub bytes: u64,
     /// Bytes that are free where they are stored.
     pub free_bytes: u64,
+    /// When all data of one was last read and hashed.
+    #[serde(default)]
+    pub verified: Option<Timestamp>,
+    /// What was wrong with those that are there, when each was last read.
+    #[serde(default)]
+    pub faults: u64,
     /// What went wrong last, until it goes well.
     pub error: Option<String>,
     /// When it was last looked; nothing: not yet.

@@ -17,9 +17,10 @@ use tokio::{
 
 use super::{
     types::{
-        ConflictStatus, KeptSize, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply,
-        StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest,
-        VerifyReply, VerifyRequest, WaitNodes, WaitReply, WaitRequest, timestamp,
+        ConflictStatus, HealReply, HealRequest, KeptSize, Refusal, RefusalKind, ReloadReply,
+        RemoveReply, RestoreReply, StatusReply, TrashListReply, TrashListRequest,
+        TrashRestoreReply, TrashRestoreRequest, VerifyReply, VerifyRequest, WaitNodes, WaitReply,
+        WaitRequest, timestamp,
     },
     *,
 };
@@ -37,6 +38,10 @@ fn refuse<T>(what: &str) -> Result<T, Refusal> {
 impl Daemon for Echo {
     async fn snapshot(&self, request: SnapshotRequest) -> Result<SnapshotReply, Refusal> {
         Err(Refusal::new(RefusalKind::State, request.note.unwrap_or_default()))
+    }
+
+    async fn heal(&self, request: HealRequest) -> Result<HealReply, Refusal> {
+        Ok(HealReply { lost: request.objects.len() as u64, ..HealReply::default() })
     }
 
     async fn status(&self) -> StatusReply {

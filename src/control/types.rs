@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::guard::{DeployReply, DeployRequest, GuardKind, HeldReply, HeldStatus, HeldWord};
 pub use super::refusal::{Refusal, RefusalKind};
-pub use super::snapshot::{SnapshotReply, SnapshotRequest, SnapshotsStatus};
+pub use super::snapshot::{
+    HealReply, HealRequest, SnapshotObject, SnapshotReply, SnapshotRequest, SnapshotsStatus,
+};
 pub use super::trash::{
     TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, TrashOutcome,
     TrashRestoreReply, TrashRestoreRequest, TrashRestored, TrashTarget,

@@ -16,16 +16,17 @@ use super::halt::Halt;
 use super::open::paused_file;
 use super::wait::Nodes;
 use super::{
-    ActorHandle, RELEASE, Shared, conflicts, expire, guards, mark, restore, snapshots, trash,
+    ActorHandle, RELEASE, Shared, conflicts, expire, guards, heal, mark, restore, snapshots, trash,
     verified, verify, why,
 };
 use crate::config::{self, Config};
 use crate::control::types::{
-    ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HeldReply, HeldWord,
-    MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind, ReloadReply, RemoveReply,
-    RestoreReply, SnapshotReply, SnapshotRequest, StatusReply, TrashListReply, TrashListRequest,
-    TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitMount,
-    WaitReply, WaitRequest, WhyReply, WhyRequest, WorkStatus, timestamp,
+    ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HealReply, HealRequest,
+    HeldReply, HeldWord, MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind,
+    ReloadReply, RemoveReply, RestoreReply, SnapshotReply, SnapshotRequest, StatusReply,
+    TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress,
+    VerifyReply, VerifyRequest, WaitMount, WaitReply, WaitRequest, WhyReply, WhyRequest,
+    WorkStatus, timestamp,
 };
 use crate::control::{Content, Daemon};
 use crate::model::{RelPath, limits};
@@ -338,6 +339,13 @@ impl Daemon for Api {
         let shared = self.shared.clone();
         let taken = spawn_blocking(move || snapshots::create(&shared, &mounts, request)).await;
         taken.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Failed, "taking it failed")))
+    }
+
+    async fn heal(&self, request: HealRequest) -> Result<HealReply, Refusal> {
+        let mounts = self.mounts(None)?;
+        let (shared, runtime) = (self.shared.clone(), tokio::runtime::Handle::current());
+        let healed = spawn_blocking(move || heal::heal(&shared, &mounts, &request, &runtime)).await;
+        healed.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Failed, "healing failed")))
     }
 
     async fn verify_progress(&self) -> Vec<VerifyProgress> {

@@ -424,6 +424,7 @@ impl Look<'_> {
         });
         let repository = shared.backup.repository(&shared.state)?;
         let (_, bytes) = repository.totals()?;
+        let looks = repository.verified();
         Ok(SnapshotsStatus {
             schedule: schedule.map(ToString::to_string),
             next: schedule.and_then(|schedule| schedule.next_after(now)),
@@ -436,6 +437,8 @@ impl Look<'_> {
             lacking: copies::lacking(&list, &memory.told).len() as u64,
             bytes,
             free_bytes: free_bytes(repository.path()).unwrap_or_default(),
+            verified: looks.values().map(|look| time(look.at_ns)).max(),
+            faults: looks.values().map(|look| look.faults).sum(),
             error: memory.errors.iter().flatten().next().cloned(),
             looked: Some(now),
         })

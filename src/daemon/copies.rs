@@ -201,11 +201,11 @@ pub(super) fn fill(
     Ok(bytes)
 }
 
-/// The nodes that have it.
-struct Source<'a> {
-    shared: &'a Shared,
-    holders: &'a [NodeId],
-    runtime: &'a Handle,
+/// The nodes that have it, or may.
+pub(super) struct Source<'a> {
+    pub shared: &'a Shared,
+    pub holders: &'a [NodeId],
+    pub runtime: &'a Handle,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -247,7 +247,8 @@ impl Source<'_> {
         })
     }
 
-    fn objects(&self, wanted: &[(Kind, ObjectId)]) -> Result<Vec<Vec<u8>>, String> {
+    /// These objects, all from one node; they are what they are called.
+    pub(super) fn objects(&self, wanted: &[(Kind, ObjectId)]) -> Result<Vec<Vec<u8>>, String> {
         let name = |&(kind, id): &(Kind, ObjectId)| (kind.number(), HEXLOWER.encode(&id.0));
         let request = ObjectsRequest { objects: wanted.iter().map(name).collect() };
         self.ask(OBJECTS, &request, |pieces| {

@@ -19,6 +19,7 @@ mod greet;
 mod guards;
 mod halt;
 mod handler;
+mod heal;
 mod listing;
 mod mailbox;
 mod maintain;

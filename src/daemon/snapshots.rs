@@ -125,6 +125,18 @@ pub(super) fn store(
     Ok(trees)
 }
 
+/// Stores everything that is in these mounts now and is not in the repository, whatever was looked at before.
+pub(super) fn store_whole(
+    writer: &Writer<'_>,
+    mounts: &[(String, Arc<ActorHandle>)],
+) -> Result<(), SnapshotError> {
+    for (name, actor) in mounts {
+        drop(Source { name, actor }.whole(writer)?);
+    }
+    writer.flush()?;
+    Ok(())
+}
+
 fn reply(id: SnapshotId, manifest: &Manifest, added_bytes: u64, took: Duration) -> SnapshotReply {
     let (files, bytes) = manifest.size();
     let named = |mount: &MountTree| {

@@ -69,7 +69,7 @@ impl Repository {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
         sync_folder(&self.path().join(REMOVED))?;
-        let mut rest = Rest { repository: self, lock, pack: None };
+        let mut rest = Rest::new(self, lock);
         let mut gone = Vec::new();
         for name in self.packs()? {
             let path = self.pack_path(&name);
@@ -113,15 +113,19 @@ fn nanos(time: Duration) -> u64 {
 }
 
 /// Objects of packs that go, on their way into new ones.
-struct Rest<'a> {
+pub(super) struct Rest<'a> {
     repository: &'a Repository,
     lock: &'a Lock,
     pack: Option<(PathBuf, PackWriter)>,
 }
 
-impl Rest<'_> {
+impl<'a> Rest<'a> {
+    pub(super) fn new(repository: &'a Repository, lock: &'a Lock) -> Self {
+        Self { repository, lock, pack: None }
+    }
+
     /// As it is stored, after a look that it is whole.
-    fn copy(
+    pub(super) fn copy(
         &mut self,
         from: &PackName,
         wanted: (super::Kind, super::ObjectId),
@@ -144,7 +148,7 @@ impl Rest<'_> {
         if pack.is_full() { self.finish() } else { Ok(()) }
     }
 
-    fn finish(&mut self) -> Result<(), RepositoryError> {
+    pub(super) fn finish(&mut self) -> Result<(), RepositoryError> {
         let Some((path, pack)) = self.pack.take() else { return Ok(()) };
         let name = pack.finish().map_err(failed("write", &path))?;
         self.repository.replace_pack(self.lock, &path, &name, &pack.records)

@@ -9,6 +9,7 @@ mod catalog;
 mod collect;
 mod cuts;
 mod files;
+mod heal;
 mod in_place;
 mod keep;
 mod manifest;
@@ -20,11 +21,13 @@ mod repository;
 mod restore;
 mod take;
 mod tree;
+mod verified;
 mod walk;
 mod writer;
 
 pub use collect::{Collected, UNDELETE_FOR};
 pub use cuts::Cut;
+pub use heal::Quarantined;
 pub use keep::KeepError;
 pub use manifest::{Manifest, MountTree, SnapshotId};
 pub use mark::Mark;
@@ -37,5 +40,6 @@ pub use tree::{
     FormatError, Item, Node, Pages, Stored, TreeRef, decode_index, decode_page, decode_pieces,
     encode_dir,
 };
-pub use walk::{Fault, entries, find, pages, verify_tree};
+pub use verified::Verified;
+pub use walk::{Fault, ReadData, entries, find, pages, verify_tree};
 pub use writer::Writer;

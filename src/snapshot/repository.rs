@@ -6,7 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "does I/O")]
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -32,13 +32,16 @@ const PACKS: &str = "packs";
 pub(super) const SNAPSHOTS: &str = "snapshots";
 pub(super) const REMOVED: &str = "removed";
 pub(super) const MARKS: &str = "marks";
-const FOLDERS: [&str; 6] = [PACKS, SNAPSHOTS, REMOVED, MARKS, "quarantine", TMP];
+pub(super) const QUARANTINE: &str = "quarantine";
+const FOLDERS: [&str; 6] = [PACKS, SNAPSHOTS, REMOVED, MARKS, QUARANTINE, TMP];
 
 /// How long a command waits for another one to end.
 const LOCK_WAIT: Duration = Duration::from_secs(20);
 
 /// How often it looks.
 const LOCK_LOOK: Duration = Duration::from_millis(50);
+
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
 /// Packs that are kept open.
 const OPEN_PACKS: usize = 32;
@@ -442,34 +445,6 @@ impl Repository {
     pub fn totals(&self) -> Result<(u64, u64), RepositoryError> {
         Ok(self.catalog().totals()?)
     }
-
-    /// Reads every byte of every pack. Gives the packs that are damaged, each with how many objects of
-    /// the catalog are not in it any more as they were; `each` is told of every pack that was read, and its bytes.
-    ///
-    /// # Errors
-    /// A pack cannot be read at all.
-    pub fn verify_packs(
-        &self,
-        mut each: impl FnMut(u64),
-    ) -> Result<Vec<(PathBuf, usize)>, RepositoryError> {
-        let mut damaged = Vec::new();
-        for name in self.packs()? {
-            let path = self.pack_path(&name);
-            let file = File::open(&path).map_err(failed("open", &path))?;
-            let scanned = pack::scan(&file, true).map_err(failed("read", &path))?;
-            each(file.metadata().map_err(failed("look at", &path))?.len());
-            let sound: HashMap<_, _> =
-                scanned.records.iter().map(|(head, at)| ((head.kind, head.id), *at)).collect();
-            let known = self.catalog().of_pack(&name)?;
-            let lost =
-                known.iter().filter(|(kind, id, at, _)| sound.get(&(*kind, *id)) != Some(at));
-            let lost = lost.count();
-            if lost > 0 || !scanned.damaged.is_empty() {
-                damaged.push((path, lost));
-            }
-        }
-        Ok(damaged)
-    }
 }
 
 impl Objects for Repository {
@@ -487,6 +462,11 @@ impl Objects for Repository {
         };
         pack::read(&file, offset, (kind, id)).map_err(|error| match error {
             ReadError::Damaged(reason) => {
+                RepositoryError::Damaged { kind, id, pack: self.pack_path(&pack), reason }
+            }
+            // A sector that went bad is damage like any other: what is in it can be had elsewhere.
+            ReadError::Io(source) if source.raw_os_error() == Some(EIO) => {
+                let reason = "the disk cannot read it";
                 RepositoryError::Damaged { kind, id, pack: self.pack_path(&pack), reason }
             }
             ReadError::Io(source) => failed("read", &self.pack_path(&pack))(source),

@@ -153,7 +153,48 @@ pub(super) fn needed(
 /// What is wrong below a directory: a path, and why it cannot be restored as it was.
 pub type Fault = (RelPath, RepositoryError);
 
-/// Looks whether everything below a directory is there; with `data`, whether it is also what it was.
+/// How much of the data is read and hashed, and not only looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadData {
+    /// Nothing.
+    Nothing,
+    /// Everything.
+    All,
+    /// So many of a million objects; which ones follows from the salt.
+    Part {
+        /// Another number chooses others.
+        salt: u64,
+        /// How many.
+        of_a_million: u32,
+    },
+}
+
+impl ReadData {
+    fn takes(self, id: ObjectId) -> bool {
+        let number = |at: usize| u64::from_le_bytes(*id.0[at..].first_chunk().expect("8 bytes"));
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Part { salt, of_a_million } => {
+                let mixed = (number(0) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number(8);
+                mixed % 1_000_000 < u64::from(of_a_million)
+            }
+        }
+    }
+}
+
+impl RepositoryError {
+    /// The object that is damaged or missing, if that is what is wrong.
+    #[must_use]
+    pub const fn object(&self) -> Option<(Kind, ObjectId)> {
+        match self {
+            Self::Damaged { kind, id, .. } | Self::Missing { kind, id } => Some((*kind, *id)),
+            _ => None,
+        }
+    }
+}
+
+/// Looks whether everything below a directory is there; of `data`, whether it is also what it was.
 /// `seen` are the objects that were looked at for other trees. Every fault is told, and stops no other.
 ///
 /// # Errors
@@ -161,7 +202,7 @@ pub type Fault = (RelPath, RepositoryError);
 pub fn verify_tree(
     repository: &Repository,
     root: TreeRef,
-    data: bool,
+    data: ReadData,
     seen: &mut HashSet<(Kind, ObjectId)>,
 ) -> Result<Vec<Fault>, RepositoryError> {
     let mut faults = Vec::new();
@@ -194,7 +235,7 @@ pub fn verify_tree(
                         },
                     };
                     let fresh = wanted.into_iter().filter(|&id| seen.insert((Kind::Data, id)));
-                    let check = |id| match data {
+                    let check = |id| match data.takes(id) {
                         true => repository.get(Kind::Data, id).map(drop),
                         false if repository.has(Kind::Data, id)? => Ok(()),
                         false => Err(RepositoryError::Missing { kind: Kind::Data, id }),

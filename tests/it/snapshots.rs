@@ -273,3 +273,65 @@ fn a_mount_is_put_back_in_place_and_the_others_follow() {
     let refused = cluster.node(1).ends(&["restore", &id[..8], "--in-place"], 1);
     assert!(refused.contains("--no-safety"), "{refused}");
 }
+
+/// Flips a bit in the middle of each pack of a node's repository.
+fn damage(cluster: &Cluster, n: usize) {
+    let packs = cluster.node(n).state().join("repository/packs");
+    let folders =
+        fs::read_dir(packs).unwrap().flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
+    for path in folders.map(|entry| entry.unwrap().path()) {
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn damage_in_a_repository_is_named_and_healed_from_the_files_and_from_other_nodes() {
+    let mut cluster = Cluster::start(&Setup::new().mount(MOUNT));
+    fs::write(at(&cluster, "a"), vec![7; 100_000]).unwrap();
+    let mut noise = vec![0; 3 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    fs::write(at(&cluster, "large"), noise).unwrap();
+    cluster.wait_in_sync(SOON);
+    let first = create(&cluster, 1);
+    wait_ids(&mut cluster, &[1, 2, 3], &[&first]);
+    let read = ["snapshot", "verify", "--read-data"];
+    assert!(cluster.node(1).done(&read).contains(", 0 faults;"));
+    assert_eq!(0, cluster.node(1).json(&["snapshot", "list"])[0]["faults"]);
+
+    damage(&cluster, 1);
+    let told = cluster.node(1).ends(&read, 1);
+    assert!(told.contains("1 fault"), "{told}");
+    assert_eq!(1, cluster.node(1).json(&["snapshot", "list"])[0]["faults"]);
+    let healed = cluster.node(1).json(&["snapshot", "verify", "--heal"]);
+    assert_eq!(0, healed["faults"], "{healed}");
+    assert_eq!(
+        (1, 0),
+        (
+            healed["healed"]["from_files"].as_u64().unwrap(),
+            healed["healed"]["from_nodes"].as_u64().unwrap()
+        )
+    );
+    let aside = cluster.node(1).state().join("repository/quarantine");
+    assert_eq!(1, fs::read_dir(&aside).unwrap().count());
+
+    // What is in no file any more, the others have.
+    fs::remove_file(at(&cluster, "large")).unwrap();
+    cluster.wait_in_sync(SOON);
+    damage(&cluster, 1);
+    cluster.node_mut(2).stop();
+    let healed = cluster.node(1).json(&["snapshot", "verify", "--heal"]);
+    assert_eq!(0, healed["faults"], "{healed}");
+    assert!(healed["healed"]["from_nodes"].as_u64().unwrap() >= 1, "{healed}");
+    let to = cluster.node(1).state().join("to");
+    cluster.node(1).done(&["restore", &first, "--mount", MOUNT, "--to", to.to_str().unwrap()]);
+    assert_eq!(3 << 20, fs::metadata(to.join("large")).unwrap().len());
+
+    // Nobody can: it is named, and nothing else is lost.
+    start(&mut cluster, 2);
+    (1..=3).for_each(|n| damage(&cluster, n));
+    let told = cluster.node(1).ends(&["snapshot", "verify", "--heal"], 1);
+    assert!(told.contains("NOT healed: "), "{told}");
+}

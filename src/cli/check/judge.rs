@@ -44,7 +44,11 @@ pub(in crate::cli) struct Snapshots {
     pub(in crate::cli) critical: Range,
     pub(in crate::cli) copies_warning: Option<Range>,
     pub(in crate::cli) free_warning: Range,
+    pub(in crate::cli) verified_warning: Option<Range>,
 }
+
+/// Seconds of a day.
+const DAY: f64 = 86_400.0;
 
 /// Bytes of a GiB.
 const GIB: f64 = 1_073_741_824.0;
@@ -97,6 +101,26 @@ pub(in crate::cli) fn snapshots(
         let text = "none is taken by itself: `schedule` is off in [snapshot]";
         report.find(State::Warning, text);
     }
+    if is.faults > 0 {
+        let faults = plural(usize::try_from(is.faults).unwrap_or(usize::MAX), "damaged object");
+        let text = format!("{faults} in snapshots: `trefoil snapshot verify --heal`");
+        report.find(State::Critical, text);
+    }
+    let verified = is.verified.map(|at| now.duration_since(at).as_secs_f64().max(0.0) / DAY);
+    match (verified, &ranges.verified_warning) {
+        (Some(days), range) => {
+            let text = format!("all data was last read {days:.0} days ago");
+            report.hold(
+                ("verified", (days * 10.0).round() / 10.0, "d"),
+                range.as_ref(),
+                None,
+                text,
+            );
+        }
+        (None, Some(_)) => report.find(State::Warning, "no data was ever read again"),
+        (None, None) => {}
+    }
+    report.tell("faults", is.faults as f64, "");
     let free = is.free_bytes as f64 / GIB;
     let text = format!("{free:.1} GiB are free for snapshots");
     report.hold(("free", free, ""), Some(&ranges.free_warning), None, text);

@@ -159,8 +159,8 @@ struct IntegrityArgs {
 /// How old is the newest snapshot, do all nodes have it, is there room for more?
 ///
 /// A moment of the schedule counts as missed when no snapshot is there a quarter of an hour later. WARNING: one was
-/// missed, the newest is not on every node yet, or something went wrong with it. CRITICAL: two were missed, or
-/// there is none.
+/// missed, the newest is not on every node yet, or something went wrong with it. CRITICAL: two were missed,
+/// there is none, or the last look at the data has found damage.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
@@ -178,6 +178,10 @@ struct SnapshotsArgs {
     /// GiB that are free where snapshots are kept: the range that is no WARNING.
     #[arg(long, value_name = "RANGE", default_value = "1:", allow_hyphen_values = true)]
     free_warning: Range,
+    /// Days since all data was last read with `trefoil snapshot verify --read-data`: the range that is no
+    /// WARNING. Without it, that is only told.
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    verified_warning: Option<Range>,
     #[command(flatten)]
     common: Common,
 }
@@ -273,6 +277,7 @@ fn judge(command: &CheckCommand, status: &StatusReply, now: Timestamp) -> Report
                 critical: args.critical.clone(),
                 copies_warning: args.copies_warning.clone(),
                 free_warning: args.free_warning.clone(),
+                verified_warning: args.verified_warning.clone(),
             };
             judge::snapshots(status, &ranges, now)
         }

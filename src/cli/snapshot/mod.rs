@@ -2,7 +2,6 @@
 //!
 //! Only taking one needs the daemon: the rest reads the repository itself.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,6 +12,7 @@ use serde::Serialize;
 mod export;
 mod keep;
 mod look;
+mod verify;
 
 use super::output::Table;
 use super::words::{age, count, seconds, size};
@@ -20,15 +20,10 @@ use super::{Failure, Outcome, Output, ask};
 use crate::config::Config;
 use crate::control::types::SnapshotRequest;
 use crate::model::RelPath;
-use crate::snapshot::{
-    Item, Manifest, Node, Repository, SnapshotId, TreeRef, entries, find, verify_tree,
-};
+use crate::snapshot::{Item, Manifest, Node, Repository, SnapshotId, TreeRef, entries, find};
 
 /// How the note of a snapshot begins that is taken before a restore.
 pub(super) const SAFETY_NOTE: &str = "before restoring ";
-
-/// Paths that are named of those with faults.
-const FAULTS_TOLD: usize = 20;
 
 /// Take snapshots of all mounts, and look into them.
 ///
@@ -60,7 +55,7 @@ enum SnapshotCommand {
     Cat(look::CatArgs),
     Diff(look::DiffArgs),
     Export(export::ExportArgs),
-    Verify(VerifyArgs),
+    Verify(verify::VerifyArgs),
     Pin(keep::PinArgs),
     Unpin(keep::UnpinArgs),
     Remove(keep::RemoveArgs),
@@ -105,27 +100,13 @@ struct LsArgs {
     place: String,
 }
 
-/// Look whether everything that the snapshots need is there.
-///
-/// With --read-data also whether it is still what was stored: every byte is read and hashed.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Exit code 1: something is damaged or missing; it is named.")]
-struct VerifyArgs {
-    /// Only this snapshot.
-    #[arg(value_name = "SNAPSHOT")]
-    snapshot: Option<String>,
-    /// Read all data.
-    #[arg(long)]
-    read_data: bool,
-}
-
 pub(super) fn run(
     args: &SnapshotArgs,
     config: &Config,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
     let open = || open(args.repository.as_deref(), config);
+    let elsewhere = args.repository.is_some();
     match &args.command {
         SnapshotCommand::Create(args) => create(args, config, output),
         SnapshotCommand::List(args) => list(args, &open()?, output),
@@ -143,7 +124,7 @@ pub(super) fn run(
         SnapshotCommand::Prune(args) => keep::prune(args, config, &open()?, output),
         SnapshotCommand::RebuildCatalog(_) => keep::rebuild_catalog(&open()?, output),
         SnapshotCommand::Retention(args) => keep::retention(args, config, output),
-        SnapshotCommand::Verify(args) => verify(args, &open()?, output),
+        SnapshotCommand::Verify(args) => verify::verify(args, open, config, elsewhere, output),
     }
 }
 
@@ -229,29 +210,40 @@ struct Listed {
     files: u64,
     bytes: u64,
     note: Option<String>,
+    /// When all of its data was last read, and what was wrong then.
+    verified: Option<Timestamp>,
+    faults: Option<u64>,
 }
 
 fn taken(manifest: &Manifest) -> Timestamp {
-    let time = UNIX_EPOCH + Duration::from_nanos(manifest.taken_ns);
-    Timestamp::try_from(time).unwrap_or_default()
+    moment(manifest.taken_ns)
+}
+
+fn moment(ns: u64) -> Timestamp {
+    Timestamp::try_from(UNIX_EPOCH + Duration::from_nanos(ns)).unwrap_or_default()
 }
 
 fn list(args: &ListArgs, repository: &Repository, output: &mut Output) -> Result<Outcome, Failure> {
     let (found, wrong) = repository.snapshots()?;
     let marks = repository.marks()?;
+    let looks = repository.verified();
     let listed = |(id, manifest): (SnapshotId, Manifest)| {
         let (files, bytes) = manifest.size();
         let state = if manifest.is_complete() { "complete" } else { "partial" };
         let pinned = marks.get(&id).is_some_and(|mark| mark.pinned);
+        let look = looks.get(&id);
+        let (verified, faults) = (look.map(|look| moment(look.at_ns)), look.map(|l| l.faults));
         let (id, taken) = (id.to_string(), taken(&manifest));
-        Listed { id, taken, by: manifest.by, state, pinned, files, bytes, note: manifest.note }
+        let (by, note) = (manifest.by, manifest.note);
+        Listed { id, taken, by, state, pinned, files, bytes, note, verified, faults }
     };
     let listed: Vec<_> = found.into_iter().rev().map(listed).collect();
     if args.json {
         output.json(&listed)?;
     } else {
         let now = Timestamp::now();
-        let mut table = Table::new(["ID", "TAKEN", "AGE", "BY", "FILES", "SIZE", "STATE", "NOTE"]);
+        let mut table =
+            Table::new(["ID", "TAKEN", "AGE", "BY", "FILES", "SIZE", "VERIFIED", "STATE", "NOTE"]);
         for one in &listed {
             let note = one.note.clone().unwrap_or_default();
             table.row([
@@ -261,6 +253,11 @@ fn list(args: &ListArgs, repository: &Repository, output: &mut Output) -> Result
                 one.by.clone(),
                 count(one.files),
                 size(one.bytes),
+                match (one.verified, one.faults) {
+                    (Some(at), Some(0)) => format!("{} ago", age(now, at)),
+                    (Some(_), Some(_)) => "DAMAGED".to_owned(),
+                    _ => "-".to_owned(),
+                },
                 format!("{}{}", one.state, if one.pinned { ", pinned" } else { "" }),
                 note.escape_debug().to_string(),
             ]);
@@ -343,40 +340,4 @@ fn ls(args: &LsArgs, repository: &Repository, output: &mut Output) -> Result<Out
     }
     output.data(&table.render(""))?;
     Ok(Outcome::Done)
-}
-
-fn verify(
-    args: &VerifyArgs,
-    repository: &Repository,
-    output: &mut Output,
-) -> Result<Outcome, Failure> {
-    let (snapshots, wrong) = match &args.snapshot {
-        Some(text) => (vec![meant(repository, text)?], Vec::new()),
-        None => repository.snapshots()?,
-    };
-    let (mut seen, mut faults) = (HashSet::new(), wrong.len());
-    for error in wrong {
-        output.note(&format!("damaged: {error}"));
-    }
-    for (id, manifest) in &snapshots {
-        let id = &id.to_string()[..SnapshotId::SHORT];
-        for mount in &manifest.mounts {
-            let found = verify_tree(repository, mount.root, args.read_data, &mut seen)?;
-            for (path, error) in found.iter().take(FAULTS_TOLD.saturating_sub(faults)) {
-                output.note(&format!("damaged: {id}:{}/{path}: {error}", mount.name));
-            }
-            faults += found.len();
-        }
-    }
-    let looked = if args.read_data { "read" } else { "looked for" };
-    let (objects, bytes) = repository.totals()?;
-    output.data(&format!(
-        "{} snapshots, {} objects {looked}, {} faults; the repository has {} objects, {}",
-        snapshots.len(),
-        count(seen.len() as u64),
-        count(faults as u64),
-        count(objects),
-        size(bytes),
-    ))?;
-    Ok(if faults == 0 { Outcome::Done } else { Outcome::Differs })
 }

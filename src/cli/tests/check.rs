@@ -221,7 +221,7 @@ fn a_missed_snapshot_warns_a_second_one_or_none_at_all_is_critical() {
     };
     status.snapshots = good.clone();
     assert_snapshot!(of(&status), @r"
-    TREFOIL SNAPSHOTS OK: 27 snapshots, the newest is on 3 of 3 nodes, 2 h old | missed=0;0;1 age=7200s copies=3 free=50;1: snapshots=27 stored=1073741824B
+    TREFOIL SNAPSHOTS OK: 27 snapshots, the newest is on 3 of 3 nodes, 2 h old | missed=0;0;1 age=7200s copies=3 faults=0 free=50;1: snapshots=27 stored=1073741824B
     0
     ");
     let mut says = |change: &dyn Fn(&mut crate::control::types::SnapshotsStatus)| {
@@ -240,6 +240,7 @@ fn a_missed_snapshot_warns_a_second_one_or_none_at_all_is_critical() {
         says(&|is| is.error = Some("cannot take a snapshot: no space".to_owned())),
         says(&|is| is.free_bytes = 1 << 29),
         says(&|is| is.schedule = None),
+        says(&|is| is.faults = 2),
     ];
     assert_snapshot!(said.join("\n"), @r"
     1 1 run missed
@@ -249,5 +250,12 @@ fn a_missed_snapshot_warns_a_second_one_or_none_at_all_is_critical() {
     1 cannot take a snapshot
     1 0.5 GiB are free for snapshots
     1 none is taken by itself
+    2 2 damaged objects in snapshots
     ");
+    status.snapshots.verified = Some(now() - jiff::SignedDuration::from_hours(72));
+    status.snapshots.faults = 0;
+    status.snapshots.schedule = good.schedule.clone();
+    assert!(of(&status).contains(" verified=3d "), "{}", of(&status));
+    let said = check("snapshots --verified-warning 2", &status);
+    assert!(said.contains("WARNING: all data was last read 3 days ago"), "{said}");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::snapshot::take::tests::{Tree, noise, repository, shop};
-use crate::snapshot::{Cut, KeepError, Manifest, SnapshotId, Writer, verify_tree};
+use crate::snapshot::{Cut, KeepError, Manifest, ReadData, SnapshotId, Writer, verify_tree};
 
 const DAY_NS: u64 = 24 * 3600 * 1_000_000_000;
 
@@ -14,7 +14,7 @@ fn take(repository: &Repository, tree: &Tree, taken_ns: u64) -> SnapshotId {
 
 fn is_whole(repository: &Repository, id: SnapshotId) -> bool {
     let root = repository.manifest(id).unwrap().mounts[0].root;
-    verify_tree(repository, root, true, &mut Default::default()).unwrap().is_empty()
+    verify_tree(repository, root, ReadData::All, &mut Default::default()).unwrap().is_empty()
 }
 
 /// Two snapshots, of which the first has 12 MiB of its own.
@@ -92,7 +92,9 @@ fn what_the_next_look_begins_with_is_not_given_back() {
     repository.remove(&lock, first, 1).unwrap();
     let done = repository.collect(&lock, 2 * DAY_NS, false).unwrap();
     assert_eq!((1, 0), (done.snapshots, done.packs));
-    assert!(verify_tree(&repository, root, true, &mut Default::default()).unwrap().is_empty());
+    assert!(
+        verify_tree(&repository, root, ReadData::All, &mut Default::default()).unwrap().is_empty()
+    );
     assert!(is_whole(&repository, second));
 }
 

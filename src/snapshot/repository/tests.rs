@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::snapshot::take::tests::{noise, repository, shop};
-use crate::snapshot::{Writer, verify_tree};
+use crate::snapshot::{ReadData, Writer, verify_tree};
 
 fn manifest(taken_ns: u64, taken: crate::snapshot::Taken) -> Manifest {
     let mounts = vec![taken.into_mount("data".to_owned())];
@@ -27,7 +27,7 @@ fn open(folder: &tempfile::TempDir) -> Repository {
 fn is_whole(repository: &Repository, id: SnapshotId) -> bool {
     let manifest = repository.manifest(id).unwrap();
     let root = manifest.mounts[0].root;
-    verify_tree(repository, root, true, &mut Default::default()).unwrap().is_empty()
+    verify_tree(repository, root, ReadData::All, &mut Default::default()).unwrap().is_empty()
 }
 
 #[test]
@@ -80,22 +80,22 @@ fn only_one_process_writes() {
 fn a_lost_pack_is_missed_and_a_damaged_one_is_named() {
     let (folder, id) = with_snapshot();
     let repository = open(&folder);
-    assert!(repository.verify_packs(|_| {}).unwrap().is_empty());
     let name = *repository.packs().unwrap().first().unwrap();
     let path = repository.pack_path(&name);
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    let damaged = repository.verify_packs(|_| {}).unwrap();
-    assert_eq!(vec![(path.clone(), 1)], damaged);
-    assert!(!is_whole(&repository, id));
+    let root = repository.manifest(id).unwrap().mounts[0].root;
+    let faults = verify_tree(&repository, root, ReadData::All, &mut Default::default()).unwrap();
+    let is_named = |fault: &RepositoryError| fault.to_string().contains(path.to_str().unwrap());
+    assert!(faults.len() == 1 && is_named(&faults[0].1), "{faults:?}");
     drop(repository);
     fs::remove_file(&path).unwrap();
     let repository = open(&folder);
     let manifest = repository.manifest(id).unwrap();
     let root = manifest.mounts[0].root;
-    let faults = verify_tree(&repository, root, false, &mut Default::default());
+    let faults = verify_tree(&repository, root, ReadData::Nothing, &mut Default::default());
     let is_missing = |error: &RepositoryError| matches!(error, RepositoryError::Missing { .. });
     let faults = faults.unwrap_or_else(|error| vec![(crate::model::RelPath::root(), error)]);
     assert!(!faults.is_empty() && faults.iter().all(|(_, error)| is_missing(error)), "{faults:?}");

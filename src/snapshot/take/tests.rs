@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{Kind as Type, Meta, Mtime, Xattrs};
-use crate::snapshot::{Repository, entries, verify_tree};
+use crate::snapshot::{ReadData, Repository, entries, verify_tree};
 
 /// A tree in memory, with the content of its files.
 #[derive(Default, Clone)]
@@ -158,7 +158,8 @@ fn a_tree_is_stored_as_it_is_and_once() {
     let id = writer.commit(&manifest).unwrap();
     assert_eq!(manifest, repository.manifest(id).unwrap());
     assert_eq!(expected(&tree), walked(&repository, taken.root));
-    let faults = verify_tree(&repository, taken.root, true, &mut Default::default()).unwrap();
+    let faults =
+        verify_tree(&repository, taken.root, ReadData::All, &mut Default::default()).unwrap();
     assert!(faults.is_empty(), "{faults:?}");
     assert!(repository.totals().unwrap().1 < (3 << 20) + 20_000, "text is compressed");
 }

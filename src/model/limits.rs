@@ -78,3 +78,14 @@ pub const HELD_MAX: usize = 16_384;
 
 /// Problems listed per mount; more are counted only.
 pub const PROBLEMS_MAX: usize = 1000;
+
+/// Bytes of contents that a mount of snapshots keeps decoded: some files being read at a time, of which
+/// the kernel asks for 128 KiB at a time.
+pub const BROWSE_DATA_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of directories that it keeps decoded, and as many of their indexes: some 50,000 entries, so that what
+/// is listed is not decoded again for each entry that is then looked at.
+pub const BROWSE_DIRS_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that it keeps of which pieces large files consist of: of 50 GiB of them.
+pub const BROWSE_PIECES_BYTES_MAX: usize = 16 << 20;

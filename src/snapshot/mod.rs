@@ -5,6 +5,7 @@
 //! common is there once. Packs are durable before the manifest that needs them is there: what is
 //! listed can be restored. Nothing here knows of the daemon, the index or peers.
 
+mod browse;
 mod catalog;
 mod collect;
 mod cuts;
@@ -25,6 +26,7 @@ mod verified;
 mod walk;
 mod writer;
 
+pub use browse::{Attr, BrowseError, Browser, LOOK_AGAIN_AFTER, Listed, ROOT, Source, Type, View};
 pub use collect::{Collected, UNDELETE_FOR};
 pub use cuts::Cut;
 pub use heal::Quarantined;

@@ -224,7 +224,7 @@ impl Repository {
     }
 
     /// Brings the catalog to what the packs say.
-    fn take_in_packs(&self) -> Result<(), RepositoryError> {
+    pub(super) fn take_in_packs(&self) -> Result<(), RepositoryError> {
         let there = self.packs()?;
         let mut catalog = self.catalog();
         let mut known: BTreeSet<PackName> = catalog.packs()?.into_iter().collect();

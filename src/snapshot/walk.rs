@@ -7,7 +7,8 @@ use super::repository::{Objects, Repository, RepositoryError};
 use super::tree::{self, FormatError, Item, Node, Stored, TreeRef};
 use crate::model::RelPath;
 
-fn format(kind: Kind, id: ObjectId) -> impl FnOnce(FormatError) -> RepositoryError {
+/// Names the object that is not in the format.
+pub(super) fn format(kind: Kind, id: ObjectId) -> impl FnOnce(FormatError) -> RepositoryError {
     move |source| RepositoryError::Format { name: format!("{kind} {id}"), source }
 }
 

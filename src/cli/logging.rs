@@ -11,7 +11,7 @@ use super::Failure;
 pub struct LogArgs {
     /// Log what this filter says, such as `debug` or `info,trefoil::net=trace`.
     ///
-    /// Without it `daemon` logs at `info`, and the other commands log nothing.
+    /// Without it `daemon` logs at `info`, `snapshot mount` at `warn`, and the other commands log nothing.
     #[arg(long, global = true, value_name = "FILTER", env = "TREFOIL_LOG")]
     log: Option<String>,
 
@@ -32,9 +32,8 @@ enum LogFormat {
     Json,
 }
 
-/// Starts logging, once in a process.
-pub(super) fn start(args: &LogArgs, is_daemon: bool) -> Result<(), Failure> {
-    let default = if is_daemon { "info" } else { "off" };
+/// Starts logging, once in a process; `default` is the filter of who has named none.
+pub(super) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     let directives = args.log.as_deref().filter(|text| !text.is_empty()).unwrap_or(default);
     let filter = EnvFilter::builder()
         .parse(directives)

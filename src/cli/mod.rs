@@ -105,6 +105,17 @@ enum Command {
     Demo(demo::DemoArgs),
 }
 
+impl Command {
+    /// What is logged unless somebody says otherwise: by commands that go on, what concerns whoever looks at them.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Daemon(_) => "info",
+            Self::Snapshot(args) if args.goes_on() => "warn",
+            _ => "off",
+        }
+    }
+}
+
 /// Reads a command line and carries it out. What is wrong with it, and help, are printed here.
 pub fn run_arguments(arguments: &[OsString], output: &mut Output) -> ExitCode {
     match Cli::try_parse_from(arguments) {
@@ -147,7 +158,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<Outcome, Failure> {
         return check::run(args, &cli.config, output);
     }
     let config = Config::load(&cli.config)?;
-    logging::start(&cli.log, matches!(cli.command, Command::Daemon(_)))?;
+    logging::start(&cli.log, cli.command.log_filter())?;
     match &cli.command {
         Command::Init(args) => init::run(args, &config, output),
         Command::Invite(args) => invite::run(args, &config, output),

@@ -344,6 +344,12 @@ impl Node {
         self.program().args(args).output().unwrap()
     }
 
+    /// Starts `trefoil --config FILE` with `args`, and gives what it prints as it comes.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.program();
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Has the program started by another one from now on, such as `env` or `nsenter`, which has to
     /// become the program itself.
     pub(crate) fn run_below(&mut self, words: &[&str]) {

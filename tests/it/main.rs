@@ -33,6 +33,7 @@ mod promises;
 mod renames;
 mod repository;
 mod rogue;
+mod snapshot_mount;
 mod snapshots;
 mod steps;
 mod tidy;

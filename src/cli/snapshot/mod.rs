@@ -10,8 +10,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 mod export;
+mod fuse;
 mod keep;
 mod look;
+mod mount;
 mod verify;
 
 use super::output::Table;
@@ -35,6 +37,7 @@ Examples:
   trefoil snapshot create --note 'before the update'
   trefoil snapshot list
   trefoil snapshot ls latest:media/catalog
+  trefoil snapshot mount /mnt/snapshots
   trefoil snapshot verify --read-data")]
 pub(super) struct SnapshotArgs {
     /// Read this repository instead of that of this node.
@@ -42,6 +45,13 @@ pub(super) struct SnapshotArgs {
     repository: Option<PathBuf>,
     #[command(subcommand)]
     command: SnapshotCommand,
+}
+
+impl SnapshotArgs {
+    /// Whether it runs until it is told to end.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self.command, SnapshotCommand::Mount(_))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +65,7 @@ enum SnapshotCommand {
     Cat(look::CatArgs),
     Diff(look::DiffArgs),
     Export(export::ExportArgs),
+    Mount(mount::MountArgs),
     Verify(verify::VerifyArgs),
     Pin(keep::PinArgs),
     Unpin(keep::UnpinArgs),
@@ -116,6 +127,7 @@ pub(super) fn run(
         SnapshotCommand::History(args) => look::history(args, &open()?, output),
         SnapshotCommand::Cat(args) => look::cat(args, &open()?, output),
         SnapshotCommand::Export(args) => export::export(args, &open()?, output),
+        SnapshotCommand::Mount(args) => mount::mount(args, open()?, output),
         SnapshotCommand::Diff(args) => look::diff(args, &open()?, config, output),
         SnapshotCommand::Pin(args) => keep::pin(args.snapshot(), true, &open()?, output),
         SnapshotCommand::Unpin(args) => keep::pin(args.snapshot(), false, &open()?, output),
@@ -150,9 +162,7 @@ pub(super) fn meant(
     let (mut found, _) = repository.snapshots()?;
     let time = super::words::time(text);
     if text == "latest" || time.is_some() {
-        // Who runs a restore a second time means the same snapshot, not how it was before the first.
-        let is_safety = |note: &String| note.starts_with(SAFETY_NOTE);
-        found.retain(|(_, manifest)| !manifest.note.as_ref().is_some_and(is_safety));
+        found.retain(|(_, manifest)| !is_safety(manifest));
     }
     if text == "latest" {
         let hint = "take one with `trefoil snapshot create`";
@@ -177,6 +187,12 @@ pub(super) fn meant(
             Err(Failure::with_hint(error, list))
         }
     }
+}
+
+/// Whether it was taken before a restore. Who runs one a second time and says `latest` means the same snapshot, not how
+/// it was before the first.
+fn is_safety(manifest: &Manifest) -> bool {
+    manifest.note.as_ref().is_some_and(|note| note.starts_with(SAFETY_NOTE))
 }
 
 fn create(args: &CreateArgs, config: &Config, output: &mut Output) -> Result<Outcome, Failure> {

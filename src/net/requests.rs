@@ -170,7 +170,7 @@ async fn receive_content(
     }
     let mut rest = bytes;
     let mut sink = Some(sink);
-    let mut piece = read_piece(stream).await?;
+    let mut piece = read_piece(stream, rest).await?;
     while !piece.is_empty() {
         let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         rest = rest.checked_sub(length).ok_or(FetchError::Different)?;
@@ -180,7 +180,7 @@ async fn receive_content(
             (take, taken)
         });
         // The next piece arrives while this one is taken.
-        let (taken, next) = tokio::join!(taking, read_piece(stream));
+        let (taken, next) = tokio::join!(taking, read_piece(stream, rest));
         let (take, taken) = taken.map_err(|_| FetchError::Closed)?;
         taken.map_err(FetchError::Sink)?;
         sink = Some(take);
@@ -189,9 +189,11 @@ async fn receive_content(
     if rest == 0 { Ok(()) } else { Err(FetchError::Different) }
 }
 
-/// The next bytes of a content, as many as are worth a hand-over; none at its end.
-async fn read_piece(stream: &mut RecvStream) -> Result<Vec<u8>, FetchError> {
-    let mut piece = Vec::new();
+/// The next bytes of a content, as many as are worth a hand-over; none at its end. `rest`: those that
+/// are still to come.
+async fn read_piece(stream: &mut RecvStream, rest: u64) -> Result<Vec<u8>, FetchError> {
+    let most = usize::try_from(rest).unwrap_or(usize::MAX).min(CONTENT_BUFFER_BYTES);
+    let mut piece = Vec::with_capacity(most);
     while piece.len() < CONTENT_BUFFER_BYTES {
         match stream.read_chunk(CONTENT_BUFFER_BYTES - piece.len(), true).await {
             Ok(Some(chunk)) => piece.extend_from_slice(&chunk.bytes),

@@ -284,7 +284,9 @@ mod tests {
 
     #[test]
     fn an_error_that_is_another_one_is_not_taken_for_a_kernel_that_cannot() {
-        let read_only = std::fs::File::open("/proc/self/exe").unwrap();
+        let flags = rustix::fs::OFlags::RDONLY;
+        let mode = rustix::fs::Mode::empty();
+        let read_only = rustix::fs::open("/proc/self/exe", flags, mode).unwrap();
         let mut cache = Cache::Leave;
         let written = write_cached(&read_only, 0, b"x", false, &mut cache);
         assert_eq!(Errno::BADF, written.unwrap_err().errno());

@@ -357,6 +357,7 @@ fn modules_use_only_lower_layers() {
 fn sources_have_a_header_and_a_bounded_length() {
     check_all("src", shape_faults);
     check_all("tests", shape_faults);
+    check_all("benches", shape_faults);
 }
 
 #[test]

@@ -3,6 +3,10 @@
 //! `u32 LE length of the body | u8 flags | body`. In: a message's bytes. Out: a frame, and back.
 //! Pure; no length that a peer sends is believed before it is checked against its bound.
 
+use std::sync::{Mutex, PoisonError};
+
+use zstd::bulk::{Compressor, Decompressor};
+
 use crate::model::limits::FRAME_BYTES_MAX;
 
 /// Bytes before the body.
@@ -71,7 +75,11 @@ impl FrameHead {
         if !self.compressed {
             return Ok(body);
         }
-        zstd::bulk::decompress(&body, bytes_max).map_err(|_| FrameError::Compression)
+        let made = DECOMPRESSORS.take(Decompressor::new);
+        let mut decompressor = made.map_err(|_| FrameError::Compression)?;
+        let message = decompressor.decompress(&body, bytes_max);
+        DECOMPRESSORS.put(decompressor);
+        message.map_err(|_| FrameError::Compression)
     }
 }
 
@@ -93,12 +101,43 @@ pub fn encode(message: &[u8]) -> Result<Vec<u8>, FrameError> {
 pub fn encode_compressed(message: &[u8]) -> Result<Vec<u8>, FrameError> {
     if message.len() > COMPRESS_BYTES_MIN
         && message.len() <= FRAME_BYTES_MAX
-        && let Ok(small) = zstd::bulk::compress(message, ZSTD_LEVEL)
+        && let Ok(small) = compress(message)
         && small.len() < message.len() - message.len() / 10
     {
         return Ok(build(&small, FLAG_ZSTD));
     }
     encode(message)
+}
+
+fn compress(message: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut compressor = COMPRESSORS.take(|| Compressor::new(ZSTD_LEVEL))?;
+    let small = compressor.compress(message);
+    COMPRESSORS.put(compressor);
+    small
+}
+
+/// Contexts of zstd that are used again: to make one, with more than a megabyte of tables, costs as much
+/// as to use it on a frame of usual length.
+struct Pool<T>(Mutex<Vec<T>>);
+
+/// Contexts that are kept while nobody uses them.
+const POOL_MAX: usize = 2;
+
+static COMPRESSORS: Pool<Compressor<'static>> = Pool(Mutex::new(Vec::new()));
+static DECOMPRESSORS: Pool<Decompressor<'static>> = Pool(Mutex::new(Vec::new()));
+
+impl<T> Pool<T> {
+    fn take(&self, make: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(make, Ok)
+    }
+
+    fn put(&self, context: T) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < POOL_MAX {
+            kept.push(context);
+        }
+    }
 }
 
 fn build(body: &[u8], flags: u8) -> Vec<u8> {

@@ -3,14 +3,14 @@
 //! In: handles and bytes. Out: files whose content was hashed on the way. It must never map a
 //! file, nor read more of one than it was told to expect.
 
-use std::io::IoSlice;
 use std::os::fd::AsFd;
 
 use rustix::fs::{FallocateFlags, fallocate, ftruncate, ioctl_ficlone};
-use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
+use rustix::io::{pread, pwrite};
 
 use super::call::{Call, Refused};
 use super::mount::{Counters, Mount};
+use super::sys;
 use crate::model::ContentId;
 use crate::model::limits::CONTENT_BUFFER_BYTES;
 
@@ -25,35 +25,6 @@ const BLOCK_BYTES: usize = 4096;
 
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
-/// `RWF_DONTCACHE`, of Linux 6.14, which the crate does not have: `linux/fs.h`.
-const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
-
-/// Content of at least this many bytes is not kept in the kernel's cache when it is written: it would take
-/// the place of what the applications read all the time, and the sync at its end would wait for all of it.
-const UNCACHED_BYTES_MIN: u64 = 64 << 20;
-
-/// Whether what is written stays in the kernel's cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cache {
-    /// As usual.
-    Keep,
-    /// It goes to the disk at once, and is not kept.
-    Leave,
-}
-
-impl Cache {
-    /// What is best for a content of so many bytes.
-    pub(crate) const fn of(size: u64) -> Self {
-        if size < UNCACHED_BYTES_MIN { Self::Keep } else { Self::Leave }
-    }
-
-    /// Whether the kernel or the file system knows nothing but the usual; it is done that way from now on.
-    fn is_refused(&mut self, error: &Refused) -> bool {
-        let unknown = matches!(error.errno(), Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS);
-        std::mem::replace(self, Self::Keep) == Self::Leave && unknown
-    }
-}
-
 /// Writes `bytes` at `offset`; with `holes`, blocks of zeros are left out, so that the file
 /// may end before its last byte until [`set_size`].
 pub(crate) fn write_at(
@@ -62,26 +33,30 @@ pub(crate) fn write_at(
     bytes: &[u8],
     holes: bool,
 ) -> Result<(), Refused> {
-    write_cached(file, offset, bytes, holes, &mut Cache::Keep)
-}
-
-/// The same; `cache` becomes [`Cache::Keep`] where the file system or the kernel knows nothing else.
-pub(crate) fn write_cached(
-    file: impl AsFd,
-    offset: u64,
-    bytes: &[u8],
-    holes: bool,
-    cache: &mut Cache,
-) -> Result<(), Refused> {
-    if !holes {
-        return write_all(file, offset, bytes, cache);
-    }
-    for (start, len, zero) in runs(offset, bytes) {
-        if !zero {
-            write_all(file.as_fd(), offset + start as u64, &bytes[start..start + len], cache)?;
+    if holes {
+        for (start, len, zero) in runs(offset, bytes) {
+            if !zero {
+                write_all(file.as_fd(), offset + start as u64, &bytes[start..start + len])?;
+            }
         }
+    } else {
+        write_all(file.as_fd(), offset, bytes)?;
+    }
+    // The sync at the end of a large content has little left to wait for.
+    let (from, to) = steps(offset, bytes.len() as u64);
+    if from < to {
+        sys::begin_writing(file, from, to - from);
     }
     Ok(())
+}
+
+/// Content is written to the disk in steps of so many bytes, while more of it arrives.
+const STEP_BYTES: u64 = 8 << 20;
+
+/// From where to where the steps are that end in what was written now.
+fn steps(offset: u64, bytes: u64) -> (u64, u64) {
+    let step = |at: u64| at / STEP_BYTES * STEP_BYTES;
+    (step(offset), step(offset.saturating_add(bytes)))
 }
 
 /// Makes the file `size` bytes long.
@@ -102,7 +77,7 @@ pub(crate) fn punch_zeros(file: impl AsFd, size: u64) -> Result<(), Refused> {
         for (start, len, _) in runs(at, &buffer[..n]).into_iter().filter(|(_, _, zero)| *zero) {
             let punch = || fallocate(file.as_fd(), flags, at + start as u64, len as u64);
             match PUNCH.run(punch) {
-                Err(e) if e.errno() == Errno::OPNOTSUPP => return Ok(()),
+                Err(e) if e.errno() == rustix::io::Errno::OPNOTSUPP => return Ok(()),
                 other => other?,
             }
         }
@@ -152,11 +127,11 @@ pub(crate) fn copy_verified(
         return holds(mount, to, content, size);
     }
     let mut hasher = blake3::Hasher::new();
-    let (mut done, mut cache) = (0, Cache::of(size));
+    let mut done = 0;
     for_each_buffer(mount, from, size.saturating_add(1), |at, bytes| {
         hasher.update(bytes);
         done += bytes.len() as u64;
-        write_cached(to.as_fd(), at, bytes, holes, &mut cache)
+        write_at(to.as_fd(), at, bytes, holes)
     })?;
     if done != size || *hasher.finalize().as_bytes() != content.0 {
         return Ok(false);
@@ -179,11 +154,11 @@ pub(crate) fn copy_hashed(
         let done = hash_into(mount, &mut hasher, to, u64::MAX)?;
         return Ok((ContentId(*hasher.finalize().as_bytes()), done));
     }
-    let (mut done, mut cache) = (0, Cache::of(size));
+    let mut done = 0;
     for_each_buffer(mount, from, size, |at, bytes| {
         hasher.update(bytes);
         done += bytes.len() as u64;
-        write_cached(to.as_fd(), at, bytes, holes, &mut cache)
+        write_at(to.as_fd(), at, bytes, holes)
     })?;
     set_size(to, done)?;
     Ok((ContentId(*hasher.finalize().as_bytes()), done))
@@ -211,23 +186,10 @@ fn for_each_buffer(
     Ok(())
 }
 
-fn write_all(
-    file: impl AsFd,
-    offset: u64,
-    mut bytes: &[u8],
-    cache: &mut Cache,
-) -> Result<(), Refused> {
+fn write_all(file: impl AsFd, offset: u64, mut bytes: &[u8]) -> Result<(), Refused> {
     let mut at = offset;
     while !bytes.is_empty() {
-        let write = || match cache {
-            Cache::Keep => pwrite(file.as_fd(), bytes, at),
-            Cache::Leave => pwritev2(file.as_fd(), &[IoSlice::new(bytes)], at, DONTCACHE),
-        };
-        let written = match WRITE.run(write) {
-            Err(e) if cache.is_refused(&e) => continue,
-            other => other?,
-        };
-        match written {
+        match WRITE.run(|| pwrite(file.as_fd(), bytes, at))? {
             0 => return Err(WRITE.failed(std::io::ErrorKind::WriteZero.into())),
             n => {
                 bytes = &bytes[n..];
@@ -260,35 +222,19 @@ fn runs(offset: u64, bytes: &[u8]) -> Vec<(usize, usize, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Seek as _};
-
     use super::*;
 
-    /// A file in memory keeps everything in its cache, which is where it is.
     #[test]
-    fn what_is_not_to_be_kept_in_the_cache_is_written_wherever_that_is_known_and_where_not() {
-        for dir in [Some("/dev/shm"), None] {
-            let made = dir.map_or_else(tempfile::tempfile, tempfile::tempfile_in);
-            let Ok(mut file) = made else { continue };
-            let (bytes, mut cache) = (vec![7_u8; 10_000], Cache::of(UNCACHED_BYTES_MIN));
-            assert_eq!(Cache::Leave, cache);
-            for at in [0, 10_000, 20_000] {
-                write_cached(&file, at, &bytes, false, &mut cache).unwrap();
-            }
-            let mut read = Vec::new();
-            file.rewind().unwrap();
-            file.read_to_end(&mut read).unwrap();
-            assert_eq!(vec![7; 30_000], read);
+    fn every_whole_step_is_written_once_it_is_complete() {
+        let mut begun = Vec::new();
+        let sizes = [1, 256 << 10, 5 << 20, 3 << 20, 20 << 20, 7];
+        let mut at = 0;
+        for bytes in sizes {
+            let (from, to) = steps(at, bytes);
+            begun.extend((from / STEP_BYTES)..(to / STEP_BYTES));
+            at += bytes;
         }
-    }
-
-    #[test]
-    fn an_error_that_is_another_one_is_not_taken_for_a_kernel_that_cannot() {
-        let flags = rustix::fs::OFlags::RDONLY;
-        let mode = rustix::fs::Mode::empty();
-        let read_only = rustix::fs::open("/proc/self/exe", flags, mode).unwrap();
-        let mut cache = Cache::Leave;
-        let written = write_cached(&read_only, 0, b"x", false, &mut cache);
-        assert_eq!(Errno::BADF, written.unwrap_err().errno());
+        assert_eq!((0..at / STEP_BYTES).collect::<Vec<_>>(), begun);
+        assert_eq!((0, 0), steps(100, STEP_BYTES - 101));
     }
 }

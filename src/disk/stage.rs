@@ -17,7 +17,6 @@ use rustix::fs::{
 use rustix::io::{Errno, pread};
 
 use super::call::{Call, Refused};
-use super::copy::Cache;
 use super::look::{Look, Type};
 use super::mount::{Counters, Mount, MountError};
 use super::{DiskError, copy, read, scan, walk};
@@ -68,7 +67,6 @@ pub struct Staged {
     offset: u64,
     hasher: blake3::Hasher,
     holes: bool,
-    cache: Cache,
 }
 
 impl Staged {
@@ -102,8 +100,7 @@ impl Staged {
             remove(mount, &name)?;
             return Err(OPEN.failed(Errno::NOSPC.into()).into());
         }
-        let cache = Cache::of(size);
-        Ok(Self { mount: mount.clone(), file, content, size, offset, hasher, holes: false, cache })
+        Ok(Self { mount: mount.clone(), file, content, size, offset, hasher, holes: false })
     }
 
     /// Leaves blocks of zeros out: for content whose entry says `sparse`.
@@ -134,8 +131,7 @@ impl Staged {
         if end > self.size {
             return Err(StageError::TooLong);
         }
-        let (at, cache) = (self.offset, &mut self.cache);
-        let written = copy::write_cached(&self.file, at, bytes, self.holes, cache);
+        let written = copy::write_at(&self.file, self.offset, bytes, self.holes);
         if let Err(refused) = written {
             if refused.is_no_space() {
                 remove(&self.mount, &fetch_name(self.content))?;

@@ -9,6 +9,15 @@ use std::os::fd::{AsFd, AsRawFd};
 /// Not in `libc` for every target; the same number on all of Linux.
 const F_SETSIG: libc::c_int = 10;
 
+/// Has the kernel begin to write these bytes of a file to the disk, and waits for nothing. An error says
+/// nothing: the sync tells.
+pub(crate) fn begin_writing(file: impl AsFd, offset: u64, bytes: u64) {
+    let fd = file.as_fd().as_raw_fd();
+    let (offset, bytes) = (offset.cast_signed(), bytes.cast_signed());
+    // SAFETY: integer arguments, and a descriptor that `file` keeps open.
+    unsafe { libc::sync_file_range(fd, offset, bytes, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Whether somebody has a file open for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writer {

@@ -23,9 +23,9 @@ use super::{
     types::{
         ConflictStatus, DeployReply, DeployRequest, HealReply, HealRequest, HeldReply, HeldWord,
         MarkReply, Nothing, Refusal, RefusalKind, ReloadReply, RemoveReply, RestoreReply,
-        SnapshotReply, SnapshotRequest, StatusReply, TrashListReply, TrashListRequest,
-        TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest,
-        WaitReply, WaitRequest, WhyReply, WhyRequest,
+        SnapshotProgress, SnapshotReply, SnapshotRequest, StatusReply, TrashListReply,
+        TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress, VerifyReply,
+        VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
     },
 };
 
@@ -153,6 +153,14 @@ impl Client {
     /// [`ClientError`]
     pub async fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReply, ClientError> {
         self.call(Method::POST, "/v1/snapshots", request, None).await
+    }
+
+    /// How far the snapshot is that is being taken, if one is.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn snapshot_progress(&self) -> Result<Option<SnapshotProgress>, ClientError> {
+        self.call(Method::GET, "/v1/snapshots", &(), Some(QUICK)).await
     }
 
     /// Has damaged objects of the repository put aside and stored again.

@@ -22,6 +22,7 @@
 //! | `POST /v1/mounts/NAME/mark` | [`Daemon::mark`] |
 //! | `POST /v1/nodes/NAME/remove` | [`Daemon::remove`] |
 //! | `POST /v1/snapshots` | [`Daemon::snapshot`] |
+//! | `GET /v1/snapshots` | [`Daemon::snapshot_progress`] |
 //! | `POST /v1/snapshots/heal` | [`Daemon::heal`] |
 //! | `POST /v1/reload` | [`Daemon::reload`] |
 
@@ -46,9 +47,10 @@ pub use client::{Client, ClientError};
 pub use server::{BindError, ControlSocket, REQUEST_BYTES_MAX, serve, serve_status};
 use types::{
     ConflictStatus, DeployReply, DeployRequest, HealReply, HealRequest, HeldReply, HeldWord,
-    MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, SnapshotReply, SnapshotRequest,
-    StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest,
-    VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest, WhyReply, WhyRequest,
+    MarkReply, Refusal, ReloadReply, RemoveReply, RestoreReply, SnapshotProgress, SnapshotReply,
+    SnapshotRequest, StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply,
+    TrashRestoreRequest, VerifyProgress, VerifyReply, VerifyRequest, WaitReply, WaitRequest,
+    WhyReply, WhyRequest,
 };
 
 /// What the control API can ask of the daemon. A call whose client has gone is dropped.
@@ -130,6 +132,9 @@ pub trait Daemon: Send + Sync + 'static {
         &self,
         request: SnapshotRequest,
     ) -> impl Future<Output = Result<SnapshotReply, Refusal>> + Send;
+
+    /// How far the snapshot is that is being taken, if one is.
+    fn snapshot_progress(&self) -> impl Future<Output = Option<SnapshotProgress>> + Send;
 
     /// Puts damaged objects of the repository aside, and stores them again.
     fn heal(&self, request: HealRequest)

@@ -43,7 +43,7 @@ pub(super) fn all<D: Daemon>(daemon: Arc<D>) -> Router {
         .route("/v1/deploy", post(deploy::<D>))
         .route("/v1/mounts/{name}/mark", post(mark::<D>))
         .route("/v1/nodes/{name}/remove", post(remove::<D>))
-        .route("/v1/snapshots", post(snapshot::<D>))
+        .route("/v1/snapshots", post(snapshot::<D>).get(snapshot_progress::<D>))
         .route("/v1/snapshots/heal", post(heal::<D>))
         .route("/v1/reload", post(reload::<D>));
     finish(router, daemon)
@@ -109,6 +109,10 @@ async fn verify_progress<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoRe
 
 async fn snapshot<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {
     reply(daemon.snapshot(parse(body)?)).await
+}
+
+async fn snapshot_progress<D: Daemon>(State(daemon): State<Arc<D>>) -> impl IntoResponse {
+    Json(daemon.snapshot_progress().await)
 }
 
 async fn heal<D: Daemon>(State(daemon): State<Arc<D>>, body: Body) -> impl IntoResponse {

@@ -15,6 +15,21 @@ pub struct SnapshotRequest {
     pub pin: bool,
 }
 
+/// How far the snapshot is that is being taken.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// Files, links and directories that were looked at.
+    pub files: u64,
+    /// Files that are to be, as far as is known.
+    pub files_total: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Bytes that the repository has grown by.
+    pub added_bytes: u64,
+    /// Since it was begun.
+    pub seconds: f64,
+}
+
 /// An object of the repository.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

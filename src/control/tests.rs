@@ -40,6 +40,10 @@ impl Daemon for Echo {
         Err(Refusal::new(RefusalKind::State, request.note.unwrap_or_default()))
     }
 
+    async fn snapshot_progress(&self) -> Option<SnapshotProgress> {
+        None
+    }
+
     async fn heal(&self, request: HealRequest) -> Result<HealReply, Refusal> {
         Ok(HealReply { lost: request.objects.len() as u64, ..HealReply::default() })
     }

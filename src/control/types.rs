@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use super::guard::{DeployReply, DeployRequest, GuardKind, HeldReply, HeldStatus, HeldWord};
 pub use super::refusal::{Refusal, RefusalKind};
 pub use super::snapshot::{
-    HealReply, HealRequest, SnapshotObject, SnapshotReply, SnapshotRequest, SnapshotsStatus,
+    HealReply, HealRequest, SnapshotObject, SnapshotProgress, SnapshotReply, SnapshotRequest,
+    SnapshotsStatus,
 };
 pub use super::trash::{
     TrashCopy, TrashItem, TrashListReply, TrashListRequest, TrashNode, TrashOutcome,

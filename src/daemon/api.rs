@@ -23,10 +23,10 @@ use crate::config::{self, Config};
 use crate::control::types::{
     ConflictStatus, DeployReply, DeployRequest, GuardKind, GuardStatus, HealReply, HealRequest,
     HeldReply, HeldWord, MarkReply, MountState, MountStatus, NodeStatus, Refusal, RefusalKind,
-    ReloadReply, RemoveReply, RestoreReply, SnapshotReply, SnapshotRequest, StatusReply,
-    TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest, VerifyProgress,
-    VerifyReply, VerifyRequest, WaitMount, WaitReply, WaitRequest, WhyReply, WhyRequest,
-    WorkStatus, timestamp,
+    ReloadReply, RemoveReply, RestoreReply, SnapshotProgress, SnapshotReply, SnapshotRequest,
+    StatusReply, TrashListReply, TrashListRequest, TrashRestoreReply, TrashRestoreRequest,
+    VerifyProgress, VerifyReply, VerifyRequest, WaitMount, WaitReply, WaitRequest, WhyReply,
+    WhyRequest, WorkStatus, timestamp,
 };
 use crate::control::{Content, Daemon};
 use crate::model::{RelPath, limits};
@@ -339,6 +339,10 @@ impl Daemon for Api {
         let shared = self.shared.clone();
         let taken = spawn_blocking(move || snapshots::create(&shared, &mounts, request)).await;
         taken.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Failed, "taking it failed")))
+    }
+
+    async fn snapshot_progress(&self) -> Option<SnapshotProgress> {
+        self.shared.backup.taking.now()
     }
 
     async fn heal(&self, request: HealRequest) -> Result<HealReply, Refusal> {

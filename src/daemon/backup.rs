@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::ask::Question;
 use super::copies::{self, One, Told};
 use super::snapshots::{self, now_ns};
+use super::taking::Taking;
 use super::{ActorHandle, Shared, chain, verify};
 use crate::config::Config;
 use crate::control::types::{MountState, SnapshotRequest, SnapshotsStatus};
@@ -73,6 +74,7 @@ pub(super) struct Backup {
     repository: Mutex<Option<Arc<Repository>>>,
     /// Held by who takes a snapshot or fills one.
     turn: Mutex<()>,
+    pub taking: Taking,
     news: Notify,
     /// Others are to be told.
     tell: AtomicBool,

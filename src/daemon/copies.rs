@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::snapshots::{self, now_ns};
+use super::taking::Far;
 use super::{ActorHandle, Shared, verify};
 use crate::model::NodeId;
 use crate::snapshot::{
@@ -190,7 +191,7 @@ pub(super) fn fill(
         return Err(verify::garbled());
     }
     let writer = Writer::begin(repository).map_err(|error| told(&error))?;
-    let ours = snapshots::store(&writer, mounts).map_err(|error| told(&error))?;
+    let ours = snapshots::store(&writer, mounts, &Far::default()).map_err(|error| told(&error))?;
     let mut filling = Filling { writer: &writer, source, seen: HashSet::new(), bytes: 0 };
     for mount in &manifest.mounts {
         let our = ours.iter().find(|our| our.name == mount.name).map(|our| our.root);

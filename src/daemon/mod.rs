@@ -32,6 +32,7 @@ mod restore;
 mod send;
 mod shelf;
 mod snapshots;
+mod taking;
 #[cfg(test)]
 mod testing;
 mod tidy;

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::actor::Event;
 use super::ask::Question;
+use super::taking::Far;
 use super::{ActorHandle, Shared, chain};
 use crate::control::types::{Refusal, RefusalKind, SnapshotReply, SnapshotRequest, timestamp};
 use crate::disk;
@@ -86,7 +87,10 @@ pub(super) fn try_create(
     let repository = shared.backup.repository(&shared.state)?;
     let writer = Writer::begin(&repository)?;
     let taken_ns = now_ns();
-    let trees = store(&writer, mounts)?;
+    let far = shared.backup.taking.begin();
+    let trees = store(&writer, mounts, &far);
+    shared.backup.taking.end();
+    let trees = trees?;
     let by = shared.names().get(&shared.node).cloned().unwrap_or_default();
     let note = request.note.filter(|note| !note.is_empty());
     let manifest = Manifest { taken_ns, by, note, mounts: trees };
@@ -110,12 +114,13 @@ pub(super) fn now_ns() -> u64 {
 pub(super) fn store(
     writer: &Writer<'_>,
     mounts: &[(String, Arc<ActorHandle>)],
+    far: &Far,
 ) -> Result<Vec<MountTree>, SnapshotError> {
     // Of mounts that are not ready now, the last look stays.
     let mut cuts = writer.repository().cuts();
     let mut trees = Vec::new();
     for (name, actor) in mounts {
-        let cut = Source { name, actor }.take(writer, cuts.get(name))?;
+        let cut = Source { name, actor, writer, far }.take(cuts.get(name))?;
         trees.push(cut.tree.clone());
         cuts.insert(name.clone(), cut);
     }
@@ -131,7 +136,7 @@ pub(super) fn store_whole(
     mounts: &[(String, Arc<ActorHandle>)],
 ) -> Result<(), SnapshotError> {
     for (name, actor) in mounts {
-        drop(Source { name, actor }.whole(writer)?);
+        drop(Source { name, actor, writer, far: &Far::default() }.whole()?);
     }
     writer.flush()?;
     Ok(())
@@ -171,6 +176,8 @@ struct Place {
 struct Source<'a> {
     name: &'a str,
     actor: &'a ActorHandle,
+    writer: &'a Writer<'a>,
+    far: &'a Far,
 }
 
 impl Source<'_> {
@@ -197,18 +204,18 @@ impl Source<'_> {
         Ok((place, records.filter(|_| same)))
     }
 
-    fn take(&self, writer: &Writer<'_>, before: Option<&Cut>) -> Result<Cut, SnapshotError> {
+    fn take(&self, before: Option<&Cut>) -> Result<Cut, SnapshotError> {
         let known = before.map(|cut| Place { life: cut.life, head: cut.head });
         let (mut place, changes) = self.changes(known)?;
         let mut tree = match (before, changes) {
-            (Some(before), Some(changes)) => self.update(writer, &before.tree, changes)?,
-            _ => self.whole(writer)?.into_mount(self.name.to_owned()),
+            (Some(before), Some(changes)) => self.update(&before.tree, changes)?,
+            _ => self.whole()?.into_mount(self.name.to_owned()),
         };
         for _ in 0..PASSES_MAX {
             let (next, changes) = self.changes(Some(place))?;
             match changes {
                 Some(changes) if changes.is_empty() => break,
-                Some(changes) => tree = self.update(writer, &tree, changes)?,
+                Some(changes) => tree = self.update(&tree, changes)?,
                 // Another life has begun: everything is looked at the next time.
                 None => break,
             }
@@ -217,12 +224,7 @@ impl Source<'_> {
         Ok(Cut { life: place.life, head: place.head, tree })
     }
 
-    fn update(
-        &self,
-        writer: &Writer<'_>,
-        before: &MountTree,
-        changes: Vec<Record>,
-    ) -> Result<MountTree, SnapshotError> {
+    fn update(&self, before: &MountTree, changes: Vec<Record>) -> Result<MountTree, SnapshotError> {
         let mut paths: BTreeMap<RelPath, Option<Entry>> =
             changes.into_iter().map(|record| (record.path, record.entry)).collect();
         // What could not be stored the last time is tried again.
@@ -236,10 +238,16 @@ impl Source<'_> {
         if paths.is_empty() {
             return Ok(before.clone());
         }
-        Ok(take_changes(writer, before, paths, self)?.into_mount(self.name.to_owned()))
+        let changed = paths.len() as u64;
+        self.far.expect(changed);
+        let taken = take_changes(self.writer, before, paths, self)?;
+        self.far.looked(changed);
+        Ok(taken.into_mount(self.name.to_owned()))
     }
 
-    fn whole(&self, writer: &Writer<'_>) -> Result<Taken, SnapshotError> {
+    fn whole(&self) -> Result<Taken, SnapshotError> {
+        let status = self.ask(Question::Status).map_err(|Closed| self.closed())?;
+        self.far.expect(status.0.files);
         let mut page: std::vec::IntoIter<Record> = Vec::new().into_iter();
         let mut before: Option<RelPath> = None;
         let mut ended = false;
@@ -248,6 +256,7 @@ impl Source<'_> {
                 if let Some(record) = page.next() {
                     before = Some(record.path.clone());
                     let Some(entry) = record.entry else { continue };
+                    self.far.looked(1);
                     return Some(Ok((record.path, entry)));
                 }
                 if ended {
@@ -268,7 +277,7 @@ impl Source<'_> {
                 }
             }
         });
-        take(writer, records, self).map_err(|error| match error {
+        take(self.writer, records, self).map_err(|error| match error {
             TakeError::Repository(error) => error.into(),
             TakeError::Records(Closed) => self.closed(),
         })
@@ -278,6 +287,7 @@ impl Source<'_> {
 impl Contents for Source<'_> {
     fn open(&self, path: &RelPath) -> io::Result<Box<dyn Read + '_>> {
         let file = disk::open_content(&self.actor.mount, path).map_err(io::Error::other)?;
-        Ok(Box::new(file))
+        self.far.added(self.writer.added());
+        Ok(Box::new(self.far.reading(file)))
     }
 }

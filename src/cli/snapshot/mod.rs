@@ -20,9 +20,12 @@ use super::output::Table;
 use super::words::{age, count, seconds, size};
 use super::{Failure, Outcome, Output, ask};
 use crate::config::Config;
-use crate::control::types::SnapshotRequest;
+use crate::control::types::{SnapshotProgress, SnapshotRequest};
 use crate::model::RelPath;
 use crate::snapshot::{Item, Manifest, Node, Repository, SnapshotId, TreeRef, entries, find};
+
+/// How often it is said how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// How the note of a snapshot begins that is taken before a restore.
 pub(super) const SAFETY_NOTE: &str = "before restoring ";
@@ -79,7 +82,7 @@ enum SnapshotCommand {
 /// Take a snapshot now.
 ///
 /// Looks only at what changed since the last one. A file that keeps changing is stored as it was in the
-/// snapshot before, and named: the snapshot is partial then.
+/// snapshot before, and named: the snapshot is partial then. How far it is goes to stderr.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Exit codes: 0 it was taken; 1 it was not; 3 it was taken, but something could not be stored as it is.")]
@@ -197,7 +200,18 @@ fn is_safety(manifest: &Manifest) -> bool {
 
 fn create(args: &CreateArgs, config: &Config, output: &mut Output) -> Result<Outcome, Failure> {
     let request = SnapshotRequest { note: args.note.clone(), pin: args.pin };
-    let taken = ask(config, async |client| client.snapshot(&request).await)?;
+    let taken = ask(config, async |client| {
+        let mut taken = std::pin::pin!(client.snapshot(&request));
+        loop {
+            if let Ok(taken) = tokio::time::timeout(PROGRESS_EVERY, &mut taken).await {
+                return taken;
+            }
+            // Progress that cannot be told is no reason to give up.
+            if let (false, Ok(Some(progress))) = (args.json, client.snapshot_progress().await) {
+                output.note(&progress_line(&progress));
+            }
+        }
+    })?;
     if args.json {
         output.json(&taken)?;
     } else {
@@ -214,6 +228,27 @@ fn create(args: &CreateArgs, config: &Config, output: &mut Output) -> Result<Out
         }
     }
     Ok(if taken.changing_count == 0 { Outcome::Done } else { Outcome::Problems })
+}
+
+/// How far it is, how fast it reads, and how long it takes at the rate of until now.
+fn progress_line(is: &SnapshotProgress) -> String {
+    let mut text = format!(
+        "{} of {} files, {} read, {} new",
+        count(is.files),
+        count(is.files_total),
+        size(is.bytes),
+        size(is.added_bytes),
+    );
+    if is.seconds >= 1.0 {
+        let elapsed = Duration::try_from_secs_f64(is.seconds).unwrap_or(Duration::MAX);
+        let rate = u128::from(is.bytes) * 1000 / elapsed.as_millis().max(1);
+        text.push_str(&format!(", {}/s", size(u64::try_from(rate).unwrap_or(u64::MAX))));
+        if is.files > 0 && is.files < is.files_total {
+            let left = is.seconds * (is.files_total - is.files) as f64 / is.files as f64;
+            text.push_str(&format!(", about {} left", seconds(left)));
+        }
+    }
+    text
 }
 
 #[derive(Serialize)]
@@ -356,4 +391,19 @@ fn ls(args: &LsArgs, repository: &Repository, output: &mut Output) -> Result<Out
     }
     output.data(&table.render(""))?;
     Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_tells_what_is_left_once_there_is_a_rate() {
+        let mut is = SnapshotProgress { files: 100, files_total: 400, ..Default::default() };
+        (is.bytes, is.added_bytes) = (200 << 20, 50 << 20);
+        assert_eq!("100 of 400 files, 200.0 MiB read, 50.0 MiB new", progress_line(&is));
+        is.seconds = 2.0;
+        let told = progress_line(&is);
+        assert!(told.ends_with("new, 100.0 MiB/s, about 6.0 s left"), "{told}");
+    }
 }

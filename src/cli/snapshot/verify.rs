@@ -252,21 +252,23 @@ fn tell(found: &Look, output: &mut Output) {
 }
 
 fn healed_text(done: &HealReply) -> String {
+    let many =
+        |number: u64, noun: &str| plural(usize::try_from(number).unwrap_or(usize::MAX), noun);
     let mut text = format!(
-        "healed: {} objects stored again from files of this node, {} from other nodes",
-        count(done.from_files),
+        "healed: {} stored again from files of this node, {} from other nodes",
+        many(done.from_files, "object"),
         count(done.from_nodes),
     );
     if done.packs + done.manifests > 0 {
-        let files = count(done.packs + done.manifests);
-        text.push_str(&format!("; {files} damaged files are in {}", done.quarantine));
+        let files = many(done.packs + done.manifests, "damaged file");
+        text.push_str(&format!("; {files} now in {}", done.quarantine));
     }
     if done.manifests > 0 {
         text.push_str("; a manifest that another node has comes by itself");
     }
     if done.lost > 0 {
         let reason = done.reason.as_deref().unwrap_or("no node has them");
-        text.push_str(&format!("\nNOT healed: {} objects: {reason}", count(done.lost)));
+        text.push_str(&format!("\nNOT healed: {}: {reason}", many(done.lost, "object")));
     }
     text
 }

@@ -65,7 +65,7 @@ impl Repository {
         let mut packs: BTreeSet<_> = self.faulty_packs()?.into_iter().collect();
         for &(kind, id) in damaged {
             let place = self.catalog().find(kind, id)?;
-            if let Some(place) = place.filter(|_| self.get(kind, id).is_err()) {
+            if let (Some(place), false) = (place, self.is_whole(kind, id)?) {
                 packs.insert(place.pack);
             }
         }
@@ -73,7 +73,7 @@ impl Repository {
         for name in &packs {
             let objects = self.catalog().of_pack(name)?;
             for (kind, id, offset, _) in objects {
-                if self.get(kind, id).is_ok() {
+                if self.is_whole(kind, id)? {
                     rest.copy(name, (kind, id), offset)?;
                 }
             }
@@ -95,6 +95,16 @@ impl Repository {
             }
         }
         Ok(done)
+    }
+
+    /// Whether an object can be read as it was. What could not be read for another reason than damage may
+    /// be whole: nothing is put aside then.
+    fn is_whole(&self, kind: Kind, id: ObjectId) -> Result<bool, RepositoryError> {
+        match self.get(kind, id) {
+            Ok(_) => Ok(true),
+            Err(RepositoryError::Damaged { .. } | RepositoryError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where damaged files are.

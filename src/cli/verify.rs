@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often it is said how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Compare the replicas of all nodes now, and name what differs.
 ///

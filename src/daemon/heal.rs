@@ -15,7 +15,7 @@ use crate::control::types::{HealReply, HealRequest, Refusal, RefusalKind, Snapsh
 use crate::snapshot::{Kind, ObjectId, RepositoryError, Writer};
 
 /// Objects that are healed in one call.
-pub(super) const OBJECTS_MAX: usize = 10_000;
+const OBJECTS_MAX: usize = 10_000;
 
 fn parse(object: &SnapshotObject) -> Option<(Kind, ObjectId)> {
     let id = HEXLOWER.decode(object.id.as_bytes()).ok()?.try_into().ok()?;

@@ -1,7 +1,8 @@
 //! Frames: how one message lies in a stream.
 //!
 //! `u32 LE length of the body | u8 flags | body`. In: a message's bytes. Out: a frame, and back.
-//! Pure; no length that a peer sends is believed before it is checked against its bound.
+//! Pure, but for zstd's contexts, which are kept; no length that a peer sends is believed before it is
+//! checked against its bound.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -117,7 +118,8 @@ fn compress(message: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 /// Contexts of zstd that are used again: to make one, with more than a megabyte of tables, costs as much
-/// as to use it on a frame of usual length.
+/// as to use it on a frame of usual length. One for each thread would be many: any thread that may block
+/// makes frames.
 struct Pool<T>(Mutex<Vec<T>>);
 
 /// Contexts that are kept while nobody uses them.

@@ -17,15 +17,13 @@ mod mount;
 mod verify;
 
 use super::output::Table;
+use super::verify::PROGRESS_EVERY;
 use super::words::{age, count, seconds, size};
 use super::{Failure, Outcome, Output, ask};
 use crate::config::Config;
 use crate::control::types::{SnapshotProgress, SnapshotRequest};
 use crate::model::RelPath;
 use crate::snapshot::{Item, Manifest, Node, Repository, SnapshotId, TreeRef, entries, find};
-
-/// How often it is said how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// How the note of a snapshot begins that is taken before a restore.
 pub(super) const SAFETY_NOTE: &str = "before restoring ";

@@ -250,3 +250,25 @@ pub fn verify_tree(
     }
     Ok(faults)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_as_large_as_it_is_said_to_be_and_another_one_each_time() {
+        let ids: Vec<_> =
+            (0..20_000_u32).map(|n| ObjectId::of(Kind::Data, &n.to_le_bytes())).collect();
+        let chosen = |data: ReadData| ids.iter().map(|id| data.takes(*id)).collect::<Vec<_>>();
+        let count = |chosen: &[bool]| chosen.iter().filter(|takes| **takes).count();
+        assert_eq!(0, count(&chosen(ReadData::Nothing)));
+        assert_eq!(ids.len(), count(&chosen(ReadData::All)));
+        let part = |salt| chosen(ReadData::Part { salt, of_a_million: 50_000 });
+        let (one, other) = (part(1), part(0xdead_beef_0000_0001));
+        for part in [&one, &other] {
+            assert!((900..1100).contains(&count(part)), "{}", count(part));
+        }
+        let both = one.iter().zip(&other).filter(|(a, b)| **a && **b).count();
+        assert!(both < 120, "{both} are in both: 50 would be by chance");
+    }
+}

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::IsTerminal as _;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::meant;
+use crate::cli::verify::PROGRESS_EVERY;
 use crate::cli::words::{count, plural, size};
 use crate::cli::{Failure, Outcome, Output, ask};
 use crate::config::{Config, SizeLimit};
@@ -29,9 +30,6 @@ const HEALED_AT_A_TIME: usize = 5000;
 
 /// How often is looked again after healing: what is in a directory that could not be read is seen then.
 const ROUNDS_MAX: usize = 100;
-
-/// How often it is said how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Look whether everything that the snapshots need is there.
 ///
@@ -85,8 +83,6 @@ struct Look {
     snapshots: Vec<(SnapshotId, u64)>,
     objects: BTreeSet<(u8, ObjectId)>,
     seen: HashSet<(Kind, ObjectId)>,
-    manifests: u64,
-    packs: u64,
 }
 
 impl Look {
@@ -133,11 +129,9 @@ fn look(
         None => {
             let (snapshots, wrong) = repository.snapshots()?;
             for error in wrong {
-                look.manifests += 1;
                 look.fault(|| error.to_string());
             }
             for path in repository.damaged_packs()? {
-                look.packs += 1;
                 look.fault(|| format!("{}: something in it is no object", path.display()));
             }
             snapshots
@@ -287,7 +281,10 @@ fn note(repository: &Repository, data: ReadData, found: &Look, output: &mut Outp
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    let looks = found.snapshots.iter().map(|&(id, faults)| (id, Verified { at_ns, faults }));
+    // What two share is looked at once: with a fault anywhere, who has none of its own may share one.
+    let sure = |&(_, faults): &(SnapshotId, u64)| faults > 0 || found.faults == 0;
+    let looks = found.snapshots.iter().copied().filter(sure);
+    let looks = looks.map(|(id, faults)| (id, Verified { at_ns, faults }));
     let noted = repository.wait_lock().and_then(|lock| repository.note_verified(&lock, looks));
     match noted {
         Ok(()) => {}
